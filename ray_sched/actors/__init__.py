@@ -1,0 +1,1 @@
+"""The Ray actors: thin shells around `ray_sched.core`, and the group that starts them."""

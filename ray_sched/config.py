@@ -1,0 +1,163 @@
+"""The configuration: one tree of frozen dataclasses, with a default, a unit and a sentence each.
+
+Loaded from a YAML file, the environment and the command line, in that order (the last wins): see
+`ray_sched.config_loading`. `Config` alone is plain data and travels to every actor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_sched.wire.ports import LAYOUTS, Layout
+
+
+def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    """A field with its sentence, and the values that it may have."""
+    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    name: str = setting("locality", "How executors are picked: random, round-robin, locality, or one of your own.")
+    random_threshold: float = setting(
+        0.2, "Share of calls (0 to 1) whose executor is picked at random among all, overloaded ones too.", minimum=0
+    )
+    overload: str = setting(
+        "refuse",
+        "When every candidate is overloaded: refuse with NO_RESOURCES, or keep-last.",
+        choices=("refuse", "keep-last"),
+    )
+    backoff_lone_executor: bool = setting(
+        False, "Whether the only executor of a function backs off, too, when its utilization is high."
+    )
+    max_utilization: float = setting(0.7, "Utilization (0 to 1) above which an executor backs off.", minimum=0)
+    max_recent_calls: int = setting(
+        1000, "Calls within window_s after which an executor counts as overloaded; 0: no limit.", minimum=0
+    )
+    window_s: float = setting(5.0, "Seconds that a backoff lasts and that recent calls are counted.", minimum=0.1)
+    seed: int = setting(0, "Seed of the random picks; 0: a different one for each start.", minimum=0)
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    lease_s: float = setting(2.0, "Seconds for which an ingress may decide calls after its last update.", minimum=0.1)
+    heartbeat_s: float = setting(0.5, "Seconds between two updates of the dispatch table, at least.", minimum=0.05)
+    forward_timeout_s: float = setting(
+        0.5, "Seconds that a call waits for the Scheduler when the ingress may not decide it.", minimum=0.05
+    )
+    request_timeout_s: float = setting(
+        60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1
+    )
+    pin_timeout_s: float = setting(10.0, "Seconds that an executor has to answer a pin.", minimum=0.05)
+    pin_grace_s: float = setting(
+        1.0, "Seconds in which a status that lacks a fresh pin does not yet mean a restart.", minimum=0
+    )
+    num_replicas: int = setting(1, "Executors that each function of a DAG is pinned on.", minimum=1)
+    executor_timeout_s: float = setting(
+        15.0, "Seconds without a status after which an executor counts as gone.", minimum=1
+    )
+    api_threads: int = setting(64, "Calls through the actor handle that may wait at once.", minimum=1)
+    request_threads: int = setting(32, "Requests over the wire that may wait at once.", minimum=1)
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    count: int = setting(3, "Executors that `up` starts; 0: none, they come over the wire.", minimum=0)
+    gpu_count: int = setting(0, "How many of them are GPU executors.", minimum=0)
+    functions_per_executor: int = setting(
+        0, "Functions that one executor may hold; 0: one in cluster mode, any number in local mode.", minimum=0
+    )
+    scheduler_ips: tuple[str, ...] = setting((), "Schedulers that executors report to; empty: their own group's.")
+    status_period_s: float = setting(5.0, "Seconds between two statuses.", minimum=0.1)
+    load_timeout_s: float = setting(
+        8.0, "Seconds that a function's import may take before its pin is refused and the executor restarts.", minimum=0.1
+    )
+    batch_size: int = setting(20, "Requests that a batching function is handed at once, at most.", minimum=1)
+    reference_timeout_s: float = setting(
+        10.0, "Seconds that a call waits for the keys that its arguments refer to.", minimum=0.1
+    )
+
+
+@dataclass(frozen=True)
+class KvsConfig:
+    host: str = setting("embedded", "'embedded', or the address of an Anna routing tier.")
+    path: str = setting("", "File that makes the embedded store durable; empty: memory only.")
+    routing_ports: int = setting(1, "Routing threads of the Anna that is used (1 local, 4 in its cluster mode).", minimum=1)
+    timeout_s: float = setting(3.0, "Seconds that one try of a request may take.", minimum=0.05)
+    retries: int = setting(2, "Further tries after the first.", minimum=0)
+
+
+@dataclass(frozen=True)
+class GossipConfig:
+    period_s: float = setting(5.0, "Seconds between two updates to the peers.", minimum=0.1)
+    mgmt_timeout_s: float = setting(0.5, "Seconds that the management node has to name the peers.", minimum=0.05)
+    peers: tuple[str, ...] = setting((), "Addresses of further schedulers, beside those that are found.")
+
+
+@dataclass(frozen=True)
+class StatsConfig:
+    period_s: float = setting(5.0, "Seconds between two reports of the statistics.", minimum=0.1)
+    flush_s: float = setting(1.0, "Seconds between two batches from the ingress.", minimum=0.05)
+    policy_period_s: float = setting(
+        5.0, "Seconds between two updates of backoffs, call times and cached keys.", minimum=0.1
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    host: str = setting("127.0.0.1", "IP address that the group binds and names in its messages.")
+    group: str = setting("", "Name of the scheduler group; empty: its host.")
+    mgmt: str = setting("", "IP address of the management node; empty: local mode.")
+    layout: str = setting("classic", "Ports of the executors.", choices=tuple(LAYOUTS))
+    ray_address: str = setting("", "Address of an existing Ray cluster; empty: one is started.")
+    start_timeout_s: float = setting(120.0, "Seconds that the whole group has to become ready.", minimum=1)
+    log_level: str = setting("INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    kvs: KvsConfig = field(default_factory=KvsConfig)
+    gossip: GossipConfig = field(default_factory=GossipConfig)
+    stats: StatsConfig = field(default_factory=StatsConfig)
+
+    @property
+    def group_name(self) -> str:
+        return self.group or self.host
+
+    @property
+    def local(self) -> bool:
+        """Local mode, as the legacy systems call it: no management node is known."""
+        return not self.mgmt
+
+    @property
+    def ports(self) -> Layout:
+        return LAYOUTS[self.layout]
+
+    @property
+    def kvs_host(self) -> str:
+        """The routing tier's address: what port 5000 answers."""
+        return self.host if self.kvs.host == "embedded" else self.kvs.host
+
+    @property
+    def functions_per_executor(self) -> int:
+        """How many functions one executor may hold; 0: any number."""
+        return self.executor.functions_per_executor or (0 if self.local else 1)
+
+    @property
+    def scheduler_ips(self) -> tuple[str, ...]:
+        return self.executor.scheduler_ips or (self.host,)
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with dotted fields changed: `config.replace(host="127.0.0.2", **{"executor.count": 0})`."""
+        top: dict[str, Any] = {}
+        nested: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            section, _, leaf = name.rpartition(".")
+            if section:
+                nested.setdefault(section, {})[leaf] = value
+            else:
+                top[name] = value
+        for section, values in nested.items():
+            top[section] = dataclasses.replace(getattr(self, section), **values)
+        return dataclasses.replace(self, **top)

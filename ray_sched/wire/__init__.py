@@ -1,0 +1,1 @@
+"""The wire protocol: generated messages, ports, and the codec between bytes and values."""
