@@ -1,0 +1,447 @@
+"""What is known of the executors, and how a status changes it.
+
+The same table serves the Policy (whose word counts), the Scheduler and each Ingress (which hold
+copies). An ingress applies the statuses that it sees at once; everything else reaches the copies
+as `ExecutorRecord`s, whole records and not differences, so that one that was missed or came twice
+does no harm. A record says up to which status (`seq`) it is informed: a copy that has seen a later
+one ignores it, and the later record that must follow settles the matter.
+
+Rules (their source is the legacy policy suite, where the wire contract does not say):
+- A status names all functions that an executor holds. One that lacks a former function means a
+  restart: the function is gone from it. Only a pin younger than `pin_grace_s` is kept, because
+  pin answers and statuses come over different connections and may overtake each other.
+- An executor without functions is free, one with functions is not; in local mode all are.
+- Overloaded is who reported more than `max_utilization` within `window_s`, or was given more than
+  `max_recent_calls` within it.
+- `running` = false removes the executor everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ray_sched.config import PolicyConfig
+from ray_sched.core.pools import Pool
+
+Address = tuple[str, int]
+"""IP address and thread number of an executor."""
+
+BUCKETS = 10
+"""How finely the window of recent calls is cut: old ones leave in steps of a tenth of it."""
+
+DEPARTED_KEPT = 10_000
+"""How many departed executors are remembered, so that a peer's old gossip does not revive them."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a `ThreadStatus` says."""
+
+    ip: str
+    tid: int
+    functions: tuple[str, ...] = ()
+    utilization: float = 0.0
+    running: bool = True
+    gpu: bool = False
+
+    @property
+    def address(self) -> Address:
+        return (self.ip, self.tid)
+
+
+@dataclass(frozen=True)
+class ExecutorRecord:
+    """One executor as a copy of the table is told of it; times are of the shared monotonic clock."""
+
+    ip: str
+    tid: int
+    gpu: bool
+    functions: tuple[str, ...]
+    fresh: tuple[tuple[str, float], ...]
+    free: bool
+    backoff_until: float
+    last_seen: float
+    utilization: float
+    seq: int
+
+
+class Executor:
+    """One executor; only its table changes it."""
+
+    __slots__ = (
+        "address", "backing_off", "backoff_until", "buckets", "fresh", "free", "functions", "gpu", "ip",
+        "last_seen", "name", "overloaded", "recent", "reported", "seq", "suspected", "tid", "utilization",
+    )  # fmt: skip
+
+    def __init__(self, ip: str, tid: int) -> None:
+        self.ip = ip
+        self.tid = tid
+        self.address: Address = (ip, tid)
+        self.name = f"{ip}:{tid}"
+        """As schedules name it."""
+        self.gpu = False
+        self.functions: set[str] = set()
+        self.fresh: dict[str, float] = {}
+        """Pins that no status has confirmed yet, and since when."""
+        self.free = False
+        self.backing_off = False
+        self.backoff_until = 0.0
+        self.last_seen = 0.0
+        self.reported = False
+        """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
+        self.utilization = 0.0
+        self.seq = 0
+        self.recent = 0
+        self.buckets = [0] * BUCKETS
+        self.suspected = False
+        """Messages to it could not be sent: left out until its next status."""
+        self.overloaded = False
+
+    def __repr__(self) -> str:
+        return f"<executor {self.name} {sorted(self.functions)}{' free' if self.free else ''}>"
+
+
+ExecutorPool = Pool[Executor]
+
+
+class ExecutorTable:
+    """All executors, who holds which function, who is free, and which keys are cached where."""
+
+    def __init__(
+        self, policy: PolicyConfig, *, local: bool, pin_grace_s: float, executor_timeout_s: float
+    ) -> None:
+        self._policy = policy
+        self._local = local
+        self._pin_grace_s = pin_grace_s
+        self._executor_timeout_s = executor_timeout_s
+        self.executors: dict[Address, Executor] = {}
+        self.functions: dict[str, ExecutorPool] = {}
+        self.free: tuple[ExecutorPool, ExecutorPool] = (Pool(), Pool())
+        """The free executors: without and with a GPU."""
+        self.key_ips: dict[str, set[str]] = {}
+        self._ip_keys: dict[str, frozenset[str]] = {}
+        self._departed: dict[Address, None] = {}
+        self._bucket = 0
+        self._bucket_start = 0.0
+        self._touched: list[set[Executor]] = [set() for _ in range(BUCKETS)]
+        self._backing_off: set[Executor] = set()
+        self.dirty: dict[Address, None] = {}
+        """Executors that changed since the copies were told, in order."""
+        self.dirty_ips: dict[str, None] = {}
+
+    # --- what arrives -----------------------------------------------------------------------
+
+    def on_status(self, status: Status, now: float, seq: int = 0) -> bool:
+        """Take in a status; True if it changed more than the time of the last one."""
+        executor = self.executors.get(status.address)
+        if not status.running:
+            if executor is None:
+                return False
+            self.remove(status.address)
+            return True
+        changed = False
+        if executor is None:
+            executor = self._new(status.address)
+            changed = True
+        executor.last_seen = now
+        executor.reported = True
+        if executor.gpu != status.gpu:
+            self._set_free(executor, False)
+            executor.gpu = status.gpu
+            changed = True
+        if executor.suspected:
+            executor.suspected = False
+            changed = True
+        changed |= self._set_functions(executor, status.functions, now)
+        # A free executor that took a one-shot call says with its next status that it is free again.
+        free = self._local or not executor.functions
+        if executor.free != free:
+            self._set_free(executor, free)
+            changed = True
+        executor.utilization = status.utilization
+        if status.utilization > self._policy.max_utilization and self._may_back_off(executor):
+            self._back_off(executor, now + self._policy.window_s)
+            changed = True
+        if changed:
+            executor.seq = max(seq, executor.seq)
+            self._place(executor)
+            self.dirty[executor.address] = None
+        return changed
+
+    def on_seen(self, addresses: Iterable[Address], now: float) -> None:
+        """Statuses arrived that changed nothing else."""
+        for address in addresses:
+            executor = self.executors.get(address)
+            if executor is not None:
+                executor.last_seen = now
+
+    def pinned(self, address: Address, function: str, now: float) -> None:
+        """An executor accepted a function."""
+        executor = self.executors.get(address) or self._new(address, now)
+        executor.fresh[function] = now
+        self._hold(executor, function)
+        if not self._local:
+            self._set_free(executor, False)
+        self.dirty[address] = None
+
+    def unpinned(self, address: Address, function: str) -> None:
+        """An executor was told to drop a function; it is free once its status says so."""
+        executor = self.executors.get(address)
+        if executor is not None:
+            self._release(executor, function)
+            self.dirty[address] = None
+
+    def merge_locations(self, locations: Iterable[tuple[str, Address]], now: float) -> None:
+        """What another scheduler says of who holds what; it never revives an executor that left."""
+        for function, address in locations:
+            executor = self.executors.get(address)
+            if executor is None:
+                if address in self._departed:
+                    continue
+                executor = self._new(address, now)
+            elif not executor.reported:
+                executor.last_seen = now  # known from peers alone: their word keeps it
+            if function not in executor.functions:
+                executor.fresh[function] = now
+                self._hold(executor, function)
+                if not self._local:
+                    self._set_free(executor, False)
+                self.dirty[address] = None
+
+    def set_cached_keys(self, ip: str, keys: Iterable[str]) -> None:
+        """All keys that are cached at an IP address."""
+        new = frozenset(keys)
+        old = self._ip_keys.get(ip, frozenset())
+        if new == old:
+            return
+        for key in old - new:
+            ips = self.key_ips[key]
+            ips.discard(ip)
+            if not ips:
+                del self.key_ips[key]
+        for key in new - old:
+            self.key_ips.setdefault(key, set()).add(ip)
+        if new:
+            self._ip_keys[ip] = new
+        else:
+            self._ip_keys.pop(ip, None)
+        self.dirty_ips[ip] = None
+
+    def remove(self, address: Address) -> None:
+        """The executor left or died: it is gone from everything at once."""
+        executor = self.executors.pop(address, None)
+        if executor is None:
+            return
+        for function in list(executor.functions):
+            self._release(executor, function)
+        self._set_free(executor, False)
+        for touched in self._touched:
+            touched.discard(executor)
+        self._backing_off.discard(executor)
+        self._departed[address] = None
+        if len(self._departed) > DEPARTED_KEPT:
+            del self._departed[next(iter(self._departed))]
+        if not any(ip == executor.ip for ip, _ in self.executors):
+            self.set_cached_keys(executor.ip, ())
+        self.dirty[address] = None
+
+    def tick(self, now: float) -> list[Address]:
+        """Let old backoffs and call counts go; returns the executors that fell silent and were removed."""
+        self._rotate(now)
+        silent = [a for a, e in self.executors.items() if now - e.last_seen > self._executor_timeout_s]
+        for address in silent:
+            self.remove(address)
+        for executor in [e for e in self._backing_off if now >= e.backoff_until]:
+            self._back_off(executor, 0.0)
+        return silent
+
+    # --- what dispatching changes -------------------------------------------------------------
+
+    def note_call(self, executor: Executor) -> None:
+        """A call was sent to it."""
+        executor.recent += 1
+        executor.buckets[self._bucket] += 1
+        self._touched[self._bucket].add(executor)
+        limit = self._policy.max_recent_calls
+        if limit and executor.recent > limit and not executor.overloaded:
+            self._place(executor)
+
+    def book(self, executor: Executor) -> None:
+        """A one-shot call takes a free executor until its next status; not so in local mode."""
+        if not self._local:
+            self._set_free(executor, False)
+            self.dirty[executor.address] = None
+
+    def suspect(self, address: Address) -> None:
+        """Messages to it pile up: leave it out of every pick until it reports again."""
+        executor = self.executors.get(address)
+        if executor is not None and not executor.suspected:
+            executor.suspected = True
+            self._place(executor)
+            self.dirty[address] = None
+
+    # --- copies --------------------------------------------------------------------------------
+
+    def record(self, address: Address) -> ExecutorRecord | None:
+        """What copies are told of an executor; None if it is not known (any more)."""
+        e = self.executors.get(address)
+        if e is None:
+            return None
+        return ExecutorRecord(
+            e.ip, e.tid, e.gpu, tuple(sorted(e.functions)), tuple(e.fresh.items()), e.free,
+            e.backoff_until, e.last_seen, e.utilization, e.seq,
+        )  # fmt: skip
+
+    def records(self) -> list[ExecutorRecord]:
+        return [r for r in map(self.record, self.executors) if r is not None]
+
+    def cached_keys(self, ip: str) -> tuple[str, ...]:
+        return tuple(sorted(self._ip_keys.get(ip, ())))
+
+    def ips_with_keys(self) -> list[str]:
+        return list(self._ip_keys)
+
+    def apply(self, record: ExecutorRecord) -> None:
+        """Take over what the authority says of an executor, unless a later status was seen here."""
+        address = (record.ip, record.tid)
+        executor = self.executors.get(address)
+        if executor is None:
+            executor = self._new(address)
+        elif executor.seq > record.seq:
+            return
+        if executor.gpu != record.gpu:
+            self._set_free(executor, False)
+            executor.gpu = record.gpu
+        wanted = set(record.functions)
+        for function in executor.functions - wanted:
+            self._release(executor, function)
+        for function in wanted - executor.functions:
+            self._hold(executor, function)
+        executor.fresh = dict(record.fresh)
+        self._back_off(executor, record.backoff_until)
+        executor.reported |= record.seq > 0
+        executor.last_seen = max(executor.last_seen, record.last_seen)
+        executor.utilization = record.utilization
+        executor.seq = record.seq
+        self._set_free(executor, record.free)
+
+    # --- for everybody ---------------------------------------------------------------------------
+
+    def ips(self) -> set[str]:
+        return {ip for ip, _ in self.executors}
+
+    def locations(self) -> Iterator[tuple[str, Address]]:
+        """Who holds what, as peers are told of it."""
+        for function, pool in self.functions.items():
+            for executor in pool:
+                yield function, executor.address
+
+    def validate(self) -> None:
+        """Raise AssertionError where the parts of the table contradict each other (for tests)."""
+        for address, executor in self.executors.items():
+            assert address == executor.address
+            assert set(executor.fresh) <= executor.functions
+            assert executor.recent == sum(executor.buckets)
+            for function in executor.functions:
+                assert executor in self.functions[function]
+            assert (executor in self.free[executor.gpu]) == executor.free
+            assert executor not in self.free[not executor.gpu]
+        for pool in [*self.functions.values(), *self.free]:
+            for executor in pool:
+                assert self.executors.get(executor.address) is executor
+                assert (executor in pool.overloaded) == executor.overloaded
+                assert (executor in pool.available) != executor.overloaded
+            assert sum(map(len, pool.by_ip.values())) == len(pool.available)
+        assert all(self.functions.values()), "a function without executors has no pool"
+        for key, ips in self.key_ips.items():
+            assert ips and all(key in self._ip_keys[ip] for ip in ips)
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    def _new(self, address: Address, now: float = 0.0) -> Executor:
+        executor = Executor(*address)
+        executor.last_seen = now
+        self.executors[address] = executor
+        self._departed.pop(address, None)
+        return executor
+
+    def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
+        wanted = set(listed)
+        for function in wanted.intersection(executor.fresh):
+            del executor.fresh[function]
+        if wanted == executor.functions:
+            return False
+        changed = False
+        for function in executor.functions - wanted:
+            if now - executor.fresh.get(function, float("-inf")) >= self._pin_grace_s:
+                self._release(executor, function)
+                changed = True
+        for function in wanted - executor.functions:
+            self._hold(executor, function)
+            changed = True
+        return changed
+
+    def _hold(self, executor: Executor, function: str) -> None:
+        executor.functions.add(function)
+        pool = self.functions.get(function)
+        if pool is None:
+            pool = self.functions[function] = Pool()
+        pool.add(executor)
+
+    def _release(self, executor: Executor, function: str) -> None:
+        executor.functions.discard(function)
+        executor.fresh.pop(function, None)
+        pool = self.functions.get(function)
+        if pool is not None:
+            pool.discard(executor)
+            if not pool:
+                del self.functions[function]
+
+    def _set_free(self, executor: Executor, free: bool) -> None:
+        executor.free = free
+        if free:
+            self.free[executor.gpu].add(executor)
+        else:
+            self.free[executor.gpu].discard(executor)
+
+    def _may_back_off(self, executor: Executor) -> bool:
+        if self._policy.backoff_lone_executor:
+            return True
+        return all(len(self.functions[function]) > 1 for function in executor.functions)
+
+    def _back_off(self, executor: Executor, until: float) -> None:
+        executor.backoff_until = until
+        executor.backing_off = until > 0
+        if executor.backing_off:
+            self._backing_off.add(executor)
+        else:
+            self._backing_off.discard(executor)
+        self._place(executor)
+
+    def _place(self, executor: Executor) -> None:
+        """Put the executor into the part of each of its pools that its load calls for."""
+        limit = self._policy.max_recent_calls
+        overloaded = executor.suspected or executor.backing_off or bool(limit and executor.recent > limit)
+        if overloaded == executor.overloaded:
+            return
+        executor.overloaded = overloaded
+        for function in executor.functions:
+            self.functions[function].add(executor)
+        if executor.free:
+            self.free[executor.gpu].add(executor)
+
+    def _rotate(self, now: float) -> None:
+        """Open new buckets of recent calls for the time that went by, and empty those that grew old."""
+        length = self._policy.window_s / BUCKETS
+        steps = min(int((now - self._bucket_start) / length), BUCKETS)
+        if steps <= 0:
+            return
+        self._bucket_start = now
+        for _ in range(steps):
+            self._bucket = (self._bucket + 1) % BUCKETS
+            for executor in self._touched[self._bucket]:
+                executor.recent -= executor.buckets[self._bucket]
+                executor.buckets[self._bucket] = 0
+                self._place(executor)
+            self._touched[self._bucket].clear()

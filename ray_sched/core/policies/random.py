@@ -1,0 +1,18 @@
+"""Any candidate that is not overloaded, with equal chances."""
+
+from __future__ import annotations
+
+from ray_sched.config import PolicyConfig
+from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.policies import Request, Rng, any_of, eligible
+
+
+class RandomPolicy:
+    def __init__(self, config: PolicyConfig) -> None:
+        self._config = config
+
+    def pick(
+        self, candidates: ExecutorPool, request: Request, table: ExecutorTable, rng: Rng
+    ) -> Executor | None:
+        count, _ = eligible(candidates, self._config, rng)
+        return any_of(candidates, count, rng)

@@ -1,0 +1,310 @@
+"""What a status changes, and what overload means: the legacy policy suite's behaviours, one by one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ray_sched.config import PolicyConfig
+from ray_sched.core.executors import ExecutorTable, Status
+
+A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
+
+
+def table(*, local: bool = False, **policy: object) -> ExecutorTable:
+    return ExecutorTable(PolicyConfig(**policy), local=local, pin_grace_s=1.0, executor_timeout_s=15.0)  # type: ignore[arg-type]
+
+
+def status(address: tuple[str, int] = A, *functions: str, **fields: object) -> Status:
+    return Status(*address, functions, **fields)  # type: ignore[arg-type]
+
+
+def holders(t: ExecutorTable, function: str) -> set[tuple[str, int]]:
+    return {e.address for e in t.functions.get(function, ())}
+
+
+def free(t: ExecutorTable, gpu: bool = False) -> set[tuple[str, int]]:
+    return {e.address for e in t.free[gpu]}
+
+
+def test_an_executor_without_functions_is_free() -> None:
+    t = table()
+    assert t.on_status(status(), 0.0)
+    assert free(t) == {A}
+
+
+def test_a_status_takes_the_executor_out_of_the_free_set_and_adds_its_functions() -> None:
+    t = table()
+    t.on_status(status(), 0.0)
+    t.on_status(status(A, "f", "g"), 1.0)
+    assert free(t) == set()
+    assert holders(t, "f") == holders(t, "g") == {A}
+
+
+def test_in_local_mode_an_executor_with_functions_stays_free() -> None:
+    t = table(local=True)
+    t.on_status(status(A, "f"), 0.0)
+    assert free(t) == {A}
+
+
+def test_a_status_without_its_former_functions_means_a_restart() -> None:
+    t = table()
+    t.on_status(status(A, "f", "g"), 0.0)
+    t.on_status(status(A), 5.0)
+    assert holders(t, "f") == holders(t, "g") == set()
+    assert free(t) == {A}
+
+
+def test_a_status_that_names_a_function_twice_counts_it_once() -> None:
+    t = table()
+    t.on_status(status(A, "f", "f"), 0.0)
+    t.on_status(status(A), 2.0)
+    assert holders(t, "f") == set()
+    t.validate()
+
+
+def test_running_false_removes_the_executor_everywhere() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.on_status(status(B), 0.0)
+    t.set_cached_keys(A[0], ["k"])
+    assert t.on_status(status(A, running=False), 1.0)
+    assert holders(t, "f") == set()
+    assert A not in t.executors
+    assert t.key_ips == {}
+    assert not t.on_status(status(A, running=False), 2.0)
+
+
+def test_gpu_executors_are_free_for_gpu_functions_alone() -> None:
+    t = table()
+    t.on_status(status(A, gpu=True), 0.0)
+    assert (free(t), free(t, gpu=True)) == (set(), {A})
+    t.on_status(status(A, gpu=False), 1.0)
+    assert (free(t), free(t, gpu=True)) == ({A}, set())
+
+
+@pytest.mark.parametrize(("utilization", "overloaded"), [(0.7, False), (0.71, True)])
+def test_a_high_utilization_puts_an_executor_into_backoff(utilization: float, overloaded: bool) -> None:
+    t = table()
+    t.on_status(status(B, "f"), 0.0)
+    t.on_status(status(A, "f", utilization=utilization), 0.0)
+    assert t.executors[A].overloaded == overloaded
+
+
+def test_a_backoff_lasts_five_seconds_even_when_the_load_falls() -> None:
+    t = table()
+    t.on_status(status(A, utilization=0.9), 0.0)
+    t.on_status(status(A, utilization=0.1), 1.0)
+    t.tick(4.9)
+    assert t.executors[A].overloaded
+    t.tick(5.0)
+    assert not t.executors[A].overloaded
+
+
+@pytest.mark.parametrize("backs_off", [False, True])
+def test_the_only_executor_of_a_function_backs_off_as_configured(backs_off: bool) -> None:
+    t = table(backoff_lone_executor=backs_off)
+    t.on_status(status(A, "f", utilization=0.9), 0.0)
+    assert t.executors[A].overloaded == backs_off
+
+
+def test_more_than_1000_calls_in_five_seconds_overload_an_executor() -> None:
+    t = table()
+    t.tick(100.0)
+    t.on_status(status(A, "f"), 100.0)
+    executor = t.executors[A]
+    for _ in range(1000):
+        t.note_call(executor)
+    assert not executor.overloaded
+    t.note_call(executor)
+    assert executor.overloaded
+    t.tick(104.0)
+    assert executor.overloaded
+    t.tick(105.5)
+    assert not executor.overloaded
+    assert executor.recent == 0
+
+
+def test_without_a_limit_no_number_of_calls_overloads() -> None:
+    t = table(max_recent_calls=0)
+    t.on_status(status(A, "f"), 0.0)
+    for _ in range(2000):
+        t.note_call(t.executors[A])
+    assert not t.executors[A].overloaded
+
+
+def test_silence_removes_an_executor() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.on_status(status(B, "f"), 0.0)
+    t.on_seen([B], 10.0)
+    assert t.tick(15.0) == []
+    assert t.tick(15.5) == [A]
+    assert holders(t, "f") == {B}
+
+
+def test_a_fresh_pin_survives_a_status_that_was_sent_before_it() -> None:
+    t = table()
+    t.on_status(status(A), 0.0)
+    t.pinned(A, "f", 1.0)
+    t.on_status(status(A), 1.5)
+    assert holders(t, "f") == {A}
+    assert free(t) == set()
+    t.on_status(status(A), 2.0)
+    assert holders(t, "f") == set()
+    assert free(t) == {A}
+
+
+def test_a_confirmed_pin_has_no_grace() -> None:
+    t = table()
+    t.on_status(status(A), 0.0)
+    t.pinned(A, "f", 1.0)
+    t.on_status(status(A, "f"), 1.1)
+    t.on_status(status(A), 1.2)
+    assert holders(t, "f") == set()
+
+
+def test_a_one_shot_call_books_a_free_executor_until_its_next_status() -> None:
+    t = table()
+    t.on_status(status(A), 0.0)
+    t.book(t.executors[A])
+    assert free(t) == set()
+    t.on_status(status(A), 0.1)
+    assert free(t) == {A}
+
+
+def test_in_local_mode_nothing_is_booked() -> None:
+    t = table(local=True)
+    t.on_status(status(A), 0.0)
+    t.book(t.executors[A])
+    assert free(t) == {A}
+
+
+def test_locations_of_another_scheduler_are_merged() -> None:
+    t = table()
+    t.on_status(status(A), 0.0)
+    t.merge_locations([("f", A), ("f", B)], 1.0)
+    assert holders(t, "f") == {A, B}
+    assert free(t) == set()
+
+
+def test_gossip_does_not_revive_an_executor_that_left() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.on_status(status(A, running=False), 1.0)
+    t.merge_locations([("f", A)], 2.0)
+    assert A not in t.executors
+    t.on_status(status(A, "f"), 3.0)
+    assert holders(t, "f") == {A}
+
+
+def test_cached_keys_are_replaced_as_a_whole() -> None:
+    t = table()
+    t.on_status(status(A), 0.0)
+    t.set_cached_keys("10.0.0.1", ["a", "b"])
+    t.set_cached_keys("10.0.0.2", ["b"])
+    t.set_cached_keys("10.0.0.1", ["b", "c"])
+    assert t.key_ips == {"b": {"10.0.0.1", "10.0.0.2"}, "c": {"10.0.0.1"}}
+    t.set_cached_keys("10.0.0.1", [])
+    t.validate()
+    assert t.key_ips == {"b": {"10.0.0.2"}}
+
+
+def test_a_suspected_executor_is_left_out_until_it_reports() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.suspect(A)
+    assert t.executors[A].overloaded
+    t.on_status(status(A, "f"), 1.0)
+    assert not t.executors[A].overloaded
+
+
+def test_a_copy_does_not_fall_back_behind_a_status_that_it_saw_itself() -> None:
+    policy, copy = table(), table()
+    for t in (policy, copy):
+        t.on_status(status(A, "f"), 0.0, seq=1)
+    old = policy.record(A)
+    assert old is not None
+    copy.on_status(status(A), 5.0, seq=2)
+    copy.apply(old)
+    assert holders(copy, "f") == set()
+
+
+class Copies(RuleBasedStateMachine):
+    """Whatever happens, the table agrees with itself, and a copy that is told everything agrees with it."""
+
+    addresses = st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.integers(0, 2))
+    functions = st.sampled_from(["f", "g", "h"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.seq = 0
+        self.table = table(max_recent_calls=3)
+        self.copy = table(max_recent_calls=3)
+
+    @rule(
+        address=addresses,
+        functions=st.lists(functions, max_size=3),
+        utilization=st.sampled_from([0.0, 0.9]),
+        running=st.booleans(),
+        gpu=st.booleans(),
+    )
+    def on_status(
+        self, address: tuple[str, int], functions: list[str], utilization: float, running: bool, gpu: bool
+    ) -> None:
+        self.seq += 1
+        self.table.on_status(
+            Status(*address, tuple(functions), utilization, running, gpu), self.now, self.seq
+        )
+
+    @rule(address=addresses, function=functions)
+    def pin(self, address: tuple[str, int], function: str) -> None:
+        self.table.pinned(address, function, self.now)
+
+    @rule(address=addresses, function=functions)
+    def unpin(self, address: tuple[str, int], function: str) -> None:
+        self.table.unpinned(address, function)
+
+    @rule(address=addresses, function=functions)
+    def gossip(self, address: tuple[str, int], function: str) -> None:
+        self.table.merge_locations([(function, address)], self.now)
+
+    @rule(ip=st.sampled_from(["10.0.0.1", "10.0.0.2"]), keys=st.sets(st.sampled_from("abc")))
+    def cache(self, ip: str, keys: set[str]) -> None:
+        self.table.set_cached_keys(ip, keys)
+
+    @rule(address=addresses)
+    def call(self, address: tuple[str, int]) -> None:
+        if address in self.table.executors:
+            self.table.note_call(self.table.executors[address])
+            self.table.book(self.table.executors[address])
+
+    @rule(seconds=st.floats(0.1, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.table.tick(self.now)
+
+    @invariant()
+    def agrees_with_itself(self) -> None:
+        self.table.validate()
+
+    @invariant()
+    def copy_agrees(self) -> None:
+        for address in self.table.dirty:
+            record = self.table.record(address)
+            if record is None:
+                self.copy.remove(address)
+            else:
+                self.copy.apply(record)
+        self.table.dirty.clear()
+        self.copy.validate()
+        assert sorted(self.copy.locations()) == sorted(self.table.locations())
+        for gpu in (False, True):
+            assert free(self.copy, gpu) == free(self.table, gpu)
+
+
+Copies.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCopies = Copies.TestCase
