@@ -22,7 +22,8 @@ MODULES = {
 
 
 def message_class(vector: dict[str, Any]) -> type[Message]:
-    return getattr(MODULES[vector["file"]], vector["message"])
+    found: type[Message] = getattr(MODULES[vector["file"]], vector["message"])
+    return found
 
 
 def by_name(vector: dict[str, Any]) -> str:
