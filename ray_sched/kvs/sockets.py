@@ -1,0 +1,130 @@
+"""What server and client share: one-way sockets by address, and ports that are taken."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import time
+from collections import OrderedDict
+from typing import Final
+
+import zmq
+
+from ray_sched.errors import BadMessageError, ConfigError, PortTakenError
+
+logger = logging.getLogger(__name__)
+
+HIGH_WATER_MARK: Final = 10_000
+"""Messages that may wait in a socket before further ones are dropped."""
+ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):\d{1,5}")
+
+
+class PushSockets:
+    """PUSH sockets by address, at most `limit`, the one that was not used for longest given up first.
+
+    Not thread-safe, as ZeroMQ's sockets are not.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], limit: int) -> None:
+        self._context = context
+        self._limit = limit
+        self._sockets: OrderedDict[str, tuple[zmq.Socket[bytes], float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def send(self, address: str, message: bytes) -> bool:
+        """Hand a message to the socket of an address, without waiting.
+
+        False when its queue is full, or when the process has no room for another socket. Raises BadMessageError when the address, which a peer named, is not one to connect to.
+        """
+        found = self._sockets.get(address)
+        if found is None:
+            socket = self._connect(address)
+            if socket is None:
+                return False
+            found = self._sockets[address] = (socket, time.monotonic())
+        self._sockets.move_to_end(address)
+        try:
+            found[0].send(message, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def drop(self, address: str, older_than: float) -> None:
+        """Give up an address's socket with what waits in it, if it was made before that monotonic time (s)."""
+        found = self._sockets.get(address)
+        if found is not None and found[1] < older_than:
+            self._sockets.pop(address)[0].close(0)
+
+    def close(self) -> None:
+        while self._sockets:
+            self._sockets.popitem()[1][0].close(0)
+
+    def _connect(self, address: str) -> zmq.Socket[bytes] | None:
+        if not ADDRESS.fullmatch(address):
+            raise BadMessageError(f"{address[:300]!r} is not an address like tcp://127.0.0.1:6460")
+        if len(self._sockets) >= self._limit:
+            self._give_up_oldest()
+        try:
+            socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        except zmq.ZMQError:
+            # Out of file descriptors: the oldest socket's come back in a moment.
+            self._give_up_oldest()
+            return None
+        socket.linger = 0
+        socket.sndhwm = HIGH_WATER_MARK
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            raise BadMessageError(f"cannot connect to {address}: {error}") from error
+        return socket
+
+    def _give_up_oldest(self) -> None:
+        if self._sockets:
+            self._sockets.popitem(last=False)[1][0].close(0)
+
+
+def bind_pull(
+    context: zmq.Context[zmq.Socket[bytes]], ip: str, port: int, holders: str, *, max_message_bytes: int = -1
+) -> zmq.Socket[bytes]:
+    """A PULL socket bound to that port of that address alone.
+
+    Raises PortTakenError, which names `holders` as those who could have the port, or ConfigError
+    when the machine has no such address.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.PULL)
+    socket.linger = 0
+    socket.rcvhwm = HIGH_WATER_MARK
+    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+    try:
+        socket.bind(f"tcp://{ip}:{port}")
+    except zmq.ZMQError as error:
+        socket.close(0)
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(f"port {port} of {ip} is taken; {holders} could hold it") from error
+        raise ConfigError(
+            f"cannot listen on port {port} of {ip!r}: {error}; is it an address of this machine?"
+        ) from error
+    return socket
+
+
+class Complaints:
+    """Logs what peers do wrong, at most once in a period, with how often it happened since."""
+
+    def __init__(self, period_s: float = 5.0) -> None:
+        self._period_s = period_s
+        self._next = 0.0
+        self._unsaid = 0
+
+    def add(self, what: str, why: object) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._unsaid += 1
+            return
+        logger.warning("%s: %s (and %d more that were not logged)", what, why, self._unsaid)
+        self._next = now + self._period_s
+        self._unsaid = 0
