@@ -2,9 +2,9 @@
 
 Every error of this package is a `RaySchedError`. Those below `RefusedError` are the cluster's
 answer to a request that arrived; `BadMessageError` is a peer that sent something wrong;
-`ConfigError`, `PortTakenError` and `NotRunningError` are ours to put right; `TimedOutError` says
-that nobody answered in time. All carry one message string, so that they survive pickling
-between actors.
+`ConfigError`, `PortTakenError`, `AlreadyRunningError` and `NotRunningError` are ours to put
+right; `TimedOutError` says that nobody answered in time. All carry one message string, so that
+they survive pickling between actors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class NotRunningError(RaySchedError, ConnectionError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class AlreadyRunningError(RaySchedError):
+    """A scheduler group of that name runs already; a second one is never made by accident."""
 
 
 class TimedOutError(RaySchedError, TimeoutError):

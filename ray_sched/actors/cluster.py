@@ -1,0 +1,135 @@
+"""The Ray cluster under a group: a local one that is started for it, or one that exists."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ray_sched.actors.names import NAMESPACE
+from ray_sched.config import Config
+from ray_sched.errors import NotRunningError
+
+_ANY_NUMBER: Final = 1000
+"""Functions that a slot of a local cluster offers room for when the configuration sets no limit."""
+
+_OBJECT_STORE_BYTES: Final = 256 * 2**20
+"""Values travel through the key-value store; Ray's own store carries arguments of the handle API alone."""
+
+_ENVIRONMENT: Final = {
+    # No token is needed: a local cluster listens on loopback alone, see _loopback_only.
+    "RAY_AUTH_MODE": "disabled",
+    # Workers at the default niceness of 15 lose a third of the hot path's speed on a busy machine.
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What later versions of Ray do anyway, and warn of until then.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A Ray cluster of one node that this process started; it lives as long as the process, at most."""
+
+    address: str
+    """`127.0.0.1:PORT`"""
+    folder: str
+    """Where Ray keeps its sockets and the actors' logs."""
+
+    @classmethod
+    def start(cls, config: Config) -> LocalCluster:
+        """Starts it on loopback alone, offers the group's slots, and connects this process to it."""
+        os.environ.update(_ENVIRONMENT)
+        import ray
+
+        slots = config.executor.count
+        per_slot = config.functions_per_executor or _ANY_NUMBER
+        resources = {
+            "executor": slots,
+            "pin": slots * per_slot,
+            "gpu_pin": config.executor.gpu_count * per_slot,
+        }
+        # The paths of Ray's Unix sockets lie below it, and may have 107 characters.
+        folder = tempfile.mkdtemp(prefix="ray_sched-", dir="/tmp")
+        with _loopback_only():
+            context = ray.init(
+                namespace=NAMESPACE,
+                resources={name: float(amount) for name, amount in resources.items() if amount},
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+            )
+        return cls(str(context.address_info["gcs_address"]), folder)
+
+    def stop(self) -> None:
+        """Ends it and removes its files."""
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def connect(address: str, timeout_s: float) -> None:
+    """Connects this process to a Ray cluster that runs.
+
+    For a cluster with token authentication, RAY_AUTH_MODE=token has to be set as on its nodes.
+
+    Args:
+        address: `HOST:PORT` of its head, or `auto`.
+        timeout_s: seconds that the head has to take the connection.
+
+    Raises:
+        NotRunningError: nothing answers there, or it refuses this process.
+    """
+    host, _, port = address.rpartition(":")
+    loopback = host.startswith("127.") or host == "localhost"
+    if host and port.isdigit():
+        try:
+            # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout_s).close()
+        except OSError as error:
+            raise NotRunningError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
+    import ray
+
+    with _loopback_only() if loopback else contextlib.nullcontext():
+        try:
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError) as error:
+            mode = os.environ.get("RAY_AUTH_MODE", "not set")
+            raise NotRunningError(
+                f"could not join the Ray cluster at {address}: {error} (RAY_AUTH_MODE is {mode}; "
+                "it must be what the cluster's nodes have)"
+            ) from error
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Makes Ray take 127.0.0.1 for this machine's address, and so listen nowhere else.
+
+    Else it replaces every loopback address by the machine's outward one, and its ports are open to the
+    network. This is its own switch for other operating systems (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER),
+    which it reads from the environment when it is imported: too early for us.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
