@@ -192,6 +192,13 @@ class ExecutorTable:
             self._release(executor, function)
             self.dirty[address] = None
 
+    def assume_free(self, address: Address) -> None:
+        """An executor that was told to unpin everything never reported: take it for free again."""
+        executor = self.executors.get(address)
+        if executor is not None and not executor.functions and not executor.free:
+            self._set_free(executor, True)
+            self.dirty[address] = None
+
     def merge_locations(self, locations: Iterable[tuple[str, Address]], now: float) -> None:
         """What another scheduler says of who holds what; it never revives an executor that left."""
         for function, address in locations:

@@ -1,0 +1,89 @@
+"""How often functions and DAGs are called: counts and gaps, for the statistics.
+
+Source: the wire contract ("Management node"): a DAG's call count is the number of its gaps in the
+period plus one, a function's the number of its calls; both restart after each report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ray_sched.wire import internal_pb2
+
+MAX_NAMES = 10_000
+"""Different names that are counted in one period: names come from clients, memory is bounded."""
+
+MAX_GAPS = 100_000
+"""Gaps that are kept for one DAG in one period."""
+
+
+@dataclass
+class ArrivalBatch:
+    """What was counted since the last batch."""
+
+    functions: dict[str, int] = field(default_factory=dict)
+    dags: dict[str, list[float]] = field(default_factory=dict)
+    """The gaps before each call, seconds; the first call of all has none."""
+
+
+class Arrivals:
+    """Counts what a dispatcher places; `take` hands it over."""
+
+    def __init__(self) -> None:
+        self._batch = ArrivalBatch()
+        self._last_call: dict[str, float] = {}
+
+    def on_function(self, name: str) -> None:
+        functions = self._batch.functions
+        if name in functions or len(functions) < MAX_NAMES:
+            functions[name] = functions.get(name, 0) + 1
+
+    def on_dag(self, name: str, functions: Iterable[str], now: float) -> None:
+        """A DAG was called; `now` in seconds of a monotonic clock."""
+        for function in functions:
+            self.on_function(function)
+        gaps = self._batch.dags.get(name)
+        if gaps is None:
+            if len(self._batch.dags) >= MAX_NAMES:
+                return
+            gaps = self._batch.dags[name] = []
+        last = self._last_call.get(name)
+        self._last_call[name] = now
+        if last is not None and len(gaps) < MAX_GAPS:
+            gaps.append(now - last)
+
+    def forget_dag(self, name: str) -> None:
+        """The DAG is gone; one of the same name starts anew."""
+        self._last_call.pop(name, None)
+
+    def take(self) -> ArrivalBatch | None:
+        """What was counted since the last time; None where nothing was."""
+        if not self._batch.functions and not self._batch.dags:
+            return None
+        batch, self._batch = self._batch, ArrivalBatch()
+        return batch
+
+
+class PeriodStatistics:
+    """Batches of any number of dispatchers, joined until a report is made."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, int] = {}
+        self._dags: dict[str, list[float]] = {}
+
+    def add(self, batch: ArrivalBatch) -> None:
+        for name, count in batch.functions.items():
+            self._functions[name] = self._functions.get(name, 0) + count
+        for name, gaps in batch.dags.items():
+            self._dags.setdefault(name, []).extend(gaps)
+
+    def report(self) -> internal_pb2.ExecutorStatistics:
+        """The period as the management node expects it; counting starts again at zero."""
+        report = internal_pb2.ExecutorStatistics()
+        for name, count in sorted(self._functions.items()):
+            report.functions.add(name=name, call_count=count)
+        for name, gaps in sorted(self._dags.items()):
+            report.dags.add(name=name, interarrival=gaps, call_count=len(gaps) + 1)
+        self._functions, self._dags = {}, {}
+        return report

@@ -1,0 +1,125 @@
+"""DAGs: what makes one valid, and the plan by which its calls are scheduled.
+
+A plan holds each function's part of a schedule serialized once. A call adds its own part, also
+serialized once, to each of them: concatenated protobufs merge into one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ray_sched.errors import FunctionNotFoundError, InvalidDagError
+from ray_sched.wire import cloudburst_pb2 as cb
+
+BEGIN = "BEGIN"
+"""The upstream function that a source waits for: the scheduler itself."""
+
+
+@dataclass(frozen=True)
+class PlannedFunction:
+    name: str
+    schedule: bytes
+    """The constant part of its `DagSchedule`: the DAG, the target and its triggers."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How calls of one DAG are scheduled."""
+
+    name: str
+    functions: tuple[PlannedFunction, ...]
+    sources: tuple[tuple[str, bytes], ...]
+    """The functions that the scheduler triggers, and the constant part of that `DagTrigger`."""
+
+
+def plan_of(dag: cb.Dag) -> Plan:
+    """The plan of a valid DAG."""
+    upstream: dict[str, list[str]] = {function.name: [] for function in dag.functions}
+    for link in dag.connections:
+        upstream[link.sink].append(link.source)
+    return Plan(
+        dag.name,
+        tuple(
+            PlannedFunction(
+                name,
+                cb.DagSchedule(
+                    dag=dag, target_function=name, triggers=upstream[name] or [BEGIN]
+                ).SerializeToString(deterministic=True),
+            )
+            for name in upstream
+        ),
+        tuple(
+            (name, cb.DagTrigger(target_function=name, source=BEGIN).SerializeToString())
+            for name, sources in upstream.items()
+            if not sources
+        ),
+    )
+
+
+def validate_dag(dag: cb.Dag, is_registered: Callable[[str], bool]) -> None:
+    """Raise InvalidDagError, or FunctionNotFoundError for functions that are not registered, saying why."""
+    if not dag.name:
+        raise InvalidDagError("a DAG needs a name")
+    names = [function.name for function in dag.functions]
+    known = set(names)
+    if not names:
+        raise InvalidDagError(f"DAG {dag.name!r} has no functions: name at least one")
+    if "" in known:
+        raise InvalidDagError(f"DAG {dag.name!r} has a function without a name")
+    if BEGIN in known:
+        raise InvalidDagError(
+            f"DAG {dag.name!r}: {BEGIN!r} is the scheduler's own name, a function cannot have it"
+        )
+    if twice := _first_repeated(names):
+        raise InvalidDagError(
+            f"DAG {dag.name!r} names function {twice!r} twice: a function may stand in it once"
+        )
+    for link in dag.connections:
+        for end in (link.source, link.sink):
+            if end not in known:
+                raise InvalidDagError(f"DAG {dag.name!r} links {end!r}, which is not among its functions")
+    links = [(link.source, link.sink) for link in dag.connections]
+    if repeated := _first_repeated(links):
+        raise InvalidDagError(f"DAG {dag.name!r} links {repeated[0]!r} to {repeated[1]!r} twice")
+    if cycle := _functions_on_cycles(names, links):
+        raise InvalidDagError(f"DAG {dag.name!r} has a cycle among {', '.join(map(repr, cycle))}")
+    sinks = sorted(known - {source for source, _ in links})
+    if len(sinks) != 1:
+        raise InvalidDagError(
+            f"DAG {dag.name!r} has {len(sinks)} sinks ({', '.join(map(repr, sinks))}): "
+            "one function has to give the result"
+        )
+    for name in dag.colocated:
+        if name not in known:
+            raise InvalidDagError(f"DAG {dag.name!r} colocates {name!r}, which is not among its functions")
+    missing = [name for name in names if not is_registered(name)]
+    if missing:
+        raise FunctionNotFoundError(
+            f"DAG {dag.name!r} needs {', '.join(map(repr, missing))}: register every function before the DAG"
+        )
+
+
+def _first_repeated(items: Iterable[str] | Iterable[tuple[str, str]]) -> str | tuple[str, str] | None:
+    seen: set[str | tuple[str, str]] = set()
+    for item in items:
+        if item in seen:
+            return item
+        seen.add(item)
+    return None
+
+
+def _functions_on_cycles(names: list[str], links: list[tuple[str, str]]) -> list[str]:
+    """The functions that never become ready when sources are taken away one after the other."""
+    waits_for = dict.fromkeys(names, 0)
+    sinks: dict[str, list[str]] = {name: [] for name in names}
+    for source, sink in links:
+        waits_for[sink] += 1
+        sinks[source].append(sink)
+    ready = [name for name in names if not waits_for[name]]
+    while ready:
+        for sink in sinks[ready.pop()]:
+            waits_for[sink] -= 1
+            if not waits_for[sink]:
+                ready.append(sink)
+    return [name for name in names if waits_for[name]]

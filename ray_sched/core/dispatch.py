@@ -1,0 +1,142 @@
+"""The hot path: a call comes in, messages to executors come out.
+
+The same class decides for the Ingress (under its lease) and for the Scheduler (the Python API, and
+what an ingress may not decide). Nothing here waits, logs or asks anybody.
+
+Why it is fast: candidate sets are kept, not built (`pools`); a schedule's constant part is
+serialized with the plan and the call's part once for all functions (`dags`); an id costs random
+bits and no system call.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.dags import Plan
+from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.policies import Policy, Request
+from ray_sched.core.references import references_of
+from ray_sched.errors import NoResourcesError, NoSuchDagError
+from ray_sched.wire import cloudburst_pb2 as cb
+
+CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
+"""The kinds of message that a call sends; each has a port of its own at the executor."""
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """What a call comes to: the id for the reply, and what to send to whom, in order."""
+
+    response_id: str
+    sends: list[tuple[Executor, str, bytes]]
+    """Executor, kind of message, bytes."""
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        table: ExecutorTable,
+        plans: Mapping[str, Plan],
+        policy: Policy,
+        rng: random.Random,
+        arrivals: Arrivals,
+    ) -> None:
+        self._table = table
+        self._plans = plans
+        self._policy = policy
+        self._rng = rng
+        self._arrivals = arrivals
+
+    def new_id(self) -> str:
+        """A random UUID (version 4), from this dispatcher's own generator."""
+        digits = f"{self._rng.getrandbits(128):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+    def call(self, call: cb.FunctionCall, now: float) -> Dispatched:
+        """Place a one-shot call on a free executor. Raises NoResourcesError.
+
+        With `source_hint` STORAGE one on the `locations` that hold the data comes first.
+        """
+        candidates: ExecutorPool = self._table.free[False]
+        executor = None
+        if call.source_hint == cb.STORAGE:
+            executor = self._at_locations(candidates, call.locations)
+        if executor is None:
+            request = Request(call.name, references_of(call.arguments.values))
+            executor = self._policy.pick(candidates, request, self._table, self._rng)
+        if executor is None:
+            raise NoResourcesError(f"no free executor for {call.name!r}: try again, or add executors")
+        if not call.response_key:
+            call.response_key = self.new_id()
+        self._table.note_call(executor)
+        self._table.book(executor)
+        self._arrivals.on_function(call.name)
+        return Dispatched(call.response_key, [(executor, CALL, call.SerializeToString())])
+
+    def call_dag(self, call: cb.DagCall, now: float, unix_s: float, call_id: str = "") -> Dispatched:
+        """Place every function of a DAG call. Raises NoSuchDagError, NoResourcesError.
+
+        Nothing is sent and nothing counted unless all of its functions find an executor.
+        """
+        plan = self._plans.get(call.name)
+        if plan is None:
+            raise NoSuchDagError(f"no DAG {call.name!r} exists: create it first, or look at the list of DAGs")
+        part = cb.DagSchedule(
+            id=call_id or self.new_id(),
+            consistency=call.consistency,
+            response_address=call.response_address,
+            output_key=call.output_key,
+            client_id=call.client_id,
+            start_time=unix_s,
+            continuation=call.continuation,
+        )
+        arguments = call.function_args
+        picked: list[Executor] = []
+        for function in plan.functions:
+            name = function.name
+            references: list[str] = []
+            if name in arguments:
+                given = arguments[name]
+                references = references_of(given.values)
+                part.arguments[name].CopyFrom(given)
+            pool = self._table.functions.get(name)
+            executor = pool and self._policy.pick(pool, Request(name, references), self._table, self._rng)
+            if executor is None:
+                raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
+            part.locations[name] = executor.name
+            picked.append(executor)
+        common = part.SerializeToString()
+        sends = [
+            (executor, SCHEDULE, function.schedule + common)
+            for function, executor in zip(plan.functions, picked, strict=True)
+        ]
+        start = cb.DagTrigger(id=part.id).SerializeToString()
+        by_name = {function.name: executor for function, executor in zip(plan.functions, picked, strict=True)}
+        sends += [(by_name[name], TRIGGER, trigger + start) for name, trigger in plan.sources]
+        for executor in picked:
+            self._table.note_call(executor)
+        self._arrivals.on_dag(plan.name, (function.name for function in plan.functions), now)
+        return Dispatched(call.output_key or part.id, sends)
+
+    def continue_dag(self, continuation: cb.Continuation, now: float, unix_s: float) -> Dispatched:
+        """Call the next DAG with the result of the last one. Raises as `call_dag` does.
+
+        The result is appended to the arguments of every source function; the id stays the same.
+        """
+        call = continuation.call
+        call.name = continuation.name
+        plan = self._plans.get(call.name)
+        result = cb.Value.FromString(continuation.result)
+        for name, _ in plan.sources if plan is not None else ():
+            call.function_args[name].values.append(result)
+        return self.call_dag(call, now, unix_s, continuation.id)
+
+    def _at_locations(self, candidates: ExecutorPool, locations: Iterable[str]) -> Executor | None:
+        near = [ip for ip in locations if ip in candidates.by_ip]
+        if not near:
+            return None
+        neighbours = candidates.by_ip[near[int(self._rng.random() * len(near))]]
+        return neighbours[int(self._rng.random() * len(neighbours))]

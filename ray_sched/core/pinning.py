@@ -1,0 +1,503 @@
+"""The pin transaction: all functions of a DAG are pinned, or none and everything is undone.
+
+Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), effects out. The rules:
+
+- An executor that rejects a pin, or lets it time out, is not asked again by the same transaction;
+  the function goes to another one. When none is left, the transaction fails and what it pinned is
+  unpinned.
+- Legacy executors answer with a message that names nobody. So at most one pin is in flight to
+  executors that never named themselves: the *lane*. Ours name themselves and need no lane.
+- A late answer counts for nobody. After a time-out the next anonymous answer may be the late one,
+  so that for `QUARANTINE_S` anonymous answers are not believed: the executor's own status, which
+  follows each pin and does name its function, decides instead.
+- Who was asked and given up is told to unpin, in case it accepts late.
+- A pin belongs to a DAG. Two DAGs may hold the same function on the same executor (in local mode):
+  it is unpinned when the last of them lets it go.
+- A pin whose executor is gone, or reports without the function, is made again elsewhere, for as
+  long as its DAG exists.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from ray_sched.core.executors import Address, Executor, ExecutorTable
+
+QUARANTINE_S = 60.0
+"""How long an anonymous answer that never came is still expected."""
+
+REPAIR_PAUSE_S = 1.0
+"""How long a lost pin that found no room waits before it is tried again."""
+
+
+@dataclass(frozen=True)
+class PinRequest:
+    """One function that a DAG needs pinned."""
+
+    function: str
+    gpu: bool = False
+    batching: bool = False
+    colocated: bool = False
+
+
+@dataclass(frozen=True)
+class Pin:
+    dag: str
+    function: str
+    address: Address
+
+
+# --- effects ---
+
+
+@dataclass(frozen=True)
+class SendPin:
+    address: Address
+    function: str
+    batching: bool
+
+
+@dataclass(frozen=True)
+class SendUnpin:
+    address: Address
+    function: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A transaction ended: all of its functions are pinned, or (`reason`) none is."""
+
+    transaction: int
+    dag: str
+    pins: tuple[Pin, ...]
+    reason: str = ""
+
+
+Effect = SendPin | SendUnpin | Finished
+
+
+@dataclass
+class _Attempt:
+    """One function's way to an executor: waiting, sent, accepted or given up."""
+
+    transaction: int
+    dag: str
+    request: PinRequest
+    tried: set[Address] = field(default_factory=set)
+    address: Address | None = None
+    """Whom it was sent to, while its answer is awaited."""
+    deadline: float = 0.0
+    in_lane: bool = False
+    pin: Pin | None = None
+    abandoned: bool = False
+    """Its transaction failed meanwhile: an acceptance is undone at once."""
+
+
+@dataclass
+class _Transaction:
+    id: int
+    dag: str
+    attempts: list[_Attempt]
+    repair: bool = False
+
+
+class Pinning:
+    """The state machine. The table is read for candidates and told of what was pinned."""
+
+    def __init__(
+        self,
+        table: ExecutorTable,
+        rng: random.Random,
+        *,
+        functions_per_executor: int,
+        local: bool,
+        pin_timeout_s: float,
+        settle_s: float,
+    ) -> None:
+        self._table = table
+        self._rng = rng
+        self._capacity = functions_per_executor
+        self._local = local
+        self._pin_timeout_s = pin_timeout_s
+        self._settle_s = settle_s
+        self._next_id = 1
+        self._transactions: dict[int, _Transaction] = {}
+        self._waiting: list[_Attempt] = []
+        self._sent: list[_Attempt] = []
+        self._named: set[Address] = set()
+        self._given_up: dict[tuple[Address, str], tuple[float, bool]] = {}
+        """Pins that timed out: when, and whether their answer would name nobody."""
+        self._leaving: dict[Address, dict[str, float]] = {}
+        """Functions that executors were told to unpin, until a status says that they did."""
+        self.pins: dict[str, list[Pin]] = {}
+        """The pins that hold, by DAG."""
+        self._wanted: dict[str, list[PinRequest]] = {}
+        """What each created DAG needs, with repetitions for replicas."""
+        self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
+        """Pins to be made again, and when to try."""
+        self.late_answers = 0
+
+    # --- events -------------------------------------------------------------------------------
+
+    def create(self, dag: str, requests: list[PinRequest], now: float) -> tuple[int, list[Effect]]:
+        """Start to pin a DAG's functions; its end is a `Finished` with the number that is returned."""
+        transaction = self._begin(dag, requests, repair=False)
+        return transaction.id, self._advance(now)
+
+    def cancel(self, transaction: int, reason: str, now: float) -> list[Effect]:
+        """Whoever waited for the transaction gave up."""
+        found = self._transactions.get(transaction)
+        return self._fail(found, reason, now) + self._advance(now) if found else []
+
+    def adopt(self, dag: str, requests: list[PinRequest], now: float) -> list[Effect]:
+        """Learn of a DAG that was created before (by this policy before its restart): what the table
+        says is pinned is taken over, the rest is made again once executors had time to report."""
+        if dag in self._wanted:
+            return []
+        self._wanted[dag] = list(requests)
+        held = self.pins.setdefault(dag, [])
+        for request in requests:
+            for executor in self._table.functions.get(request.function, ()):
+                mine = self._holds(dag, request.function, executor.address)
+                if not mine and (self._local or not self._is_held(executor.address, request.function)):
+                    held.append(Pin(dag, request.function, executor.address))
+                    break
+            else:
+                self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
+        return []
+
+    def release(self, dag: str, now: float) -> list[Effect]:
+        """The DAG is deleted: its pins go, unless another DAG has the same ones."""
+        effects: list[Effect] = []
+        self._wanted.pop(dag, None)
+        self._lost.pop(dag, None)
+        for transaction in [t for t in self._transactions.values() if t.dag == dag]:
+            effects += self._fail(transaction, f"DAG {dag!r} was deleted", now)
+        for pin in self.pins.pop(dag, []):
+            effects += self._undo(pin, now)
+        return effects + self._advance(now)
+
+    def on_answer(self, success: bool, name: str, now: float) -> list[Effect]:
+        """An executor answered a pin; `name` is `ip:tid/function` where it names itself."""
+        address, function = parse_answer_name(name)
+        if address is not None:
+            self._named.add(address)
+            for attempt in self._sent:
+                if attempt.address == address and attempt.request.function == function:
+                    return self._answered(attempt, success, now) + self._advance(now)
+            self.late_answers += 1
+            return []
+        for attempt in self._sent:
+            if attempt.in_lane and not self._expects_late(now):
+                return self._answered(attempt, success, now) + self._advance(now)
+        self.late_answers += 1
+        return []
+
+    def on_status(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
+        """An executor reported; the table has it already."""
+        effects: list[Effect] = []
+        leaving = self._leaving.get(address, {})
+        for function in [f for f in leaving if f not in functions]:
+            self._left(address, function)
+        if self._expects_late(now):
+            for attempt in list(self._sent):
+                if attempt.in_lane and attempt.address == address and attempt.request.function in functions:
+                    effects += self._answered(attempt, True, now)
+        for function in functions:
+            if self._given_up.pop((address, function), None) and not self._is_held(address, function):
+                effects += self._unpin(address, function, now)
+        self._find_lost(now, address)
+        return effects + self._advance(now)
+
+    def on_gone(self, address: Address, now: float) -> list[Effect]:
+        """An executor left or died; the table has forgotten it already."""
+        effects: list[Effect] = []
+        self._named.discard(address)
+        self._leaving.pop(address, None)
+        for given_up in [key for key in self._given_up if key[0] == address]:
+            del self._given_up[given_up]
+        for attempt in [a for a in self._sent if a.address == address]:
+            effects += self._answered(attempt, False, now)
+        self._find_lost(now, address)
+        return effects + self._advance(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time passed: answers that are overdue, lost pins to be made again."""
+        effects: list[Effect] = []
+        for attempt in [a for a in self._sent if now >= a.deadline]:
+            assert attempt.address is not None
+            self._given_up[attempt.address, attempt.request.function] = (now, attempt.in_lane)
+            effects.append(SendUnpin(attempt.address, attempt.request.function))
+            effects += self._answered(attempt, False, now)
+        for address, leaving in list(self._leaving.items()):
+            for function in [f for f, since in leaving.items() if now - since >= self._settle_s]:
+                self._left(address, function)
+        for dag, lost in list(self._lost.items()):
+            due = [request for request, when in lost if now >= when]
+            if due:
+                self._lost[dag] = [(request, when) for request, when in lost if now < when]
+                if not self._lost[dag]:
+                    del self._lost[dag]
+                for request in due:
+                    self._begin(dag, [request], repair=True)
+        return effects + self._advance(now)
+
+    def busy(self) -> bool:
+        """Whether a pin is on its way."""
+        return bool(self._transactions)
+
+    def missing(self) -> dict[str, list[str]]:
+        """The functions of created DAGs that are not pinned now, by DAG."""
+        missing: dict[str, list[str]] = {}
+        for dag, requests in self._wanted.items():
+            held = [pin.function for pin in self.pins.get(dag, [])]
+            for request in requests:
+                if request.function in held:
+                    held.remove(request.function)
+                else:
+                    missing.setdefault(dag, []).append(request.function)
+        return missing
+
+    def validate(self) -> None:
+        """Raise AssertionError where the parts contradict each other (for tests)."""
+        assert sum(attempt.in_lane for attempt in self._sent) <= 1
+        for attempt in self._sent:
+            assert attempt.address is not None
+        for dag, pins in self.pins.items():
+            assert len({(p.function, p.address) for p in pins}) == len(pins), f"{dag} holds a pin twice"
+        if self._capacity:
+            held: dict[Address, set[str]] = {}
+            for pins in self.pins.values():
+                for pin in pins:
+                    held.setdefault(pin.address, set()).add(pin.function)
+            assert all(len(functions) <= self._capacity for functions in held.values())
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    def _begin(self, dag: str, requests: list[PinRequest], *, repair: bool) -> _Transaction:
+        attempts = [_Attempt(self._next_id, dag, request) for request in requests]
+        transaction = _Transaction(self._next_id, dag, attempts, repair)
+        self._next_id += 1
+        self._transactions[transaction.id] = transaction
+        self._waiting += attempts
+        return transaction
+
+    def _advance(self, now: float) -> list[Effect]:
+        """Send what can be sent now, fail what can no longer succeed, finish what is complete."""
+        effects: list[Effect] = []
+        for attempt in list(self._waiting):
+            transaction = self._transactions.get(attempt.transaction)
+            if transaction is None or attempt not in self._waiting:
+                continue
+            executor = self._choose(attempt)
+            if executor is None:
+                if self._could_come_free(attempt):
+                    continue
+                effects += self._fail(transaction, self._no_room(attempt), now)
+                continue
+            in_lane = executor.address not in self._named
+            if in_lane and any(other.in_lane for other in self._sent):
+                continue
+            self._waiting.remove(attempt)
+            attempt.address = executor.address
+            attempt.tried.add(executor.address)
+            attempt.in_lane = in_lane
+            attempt.deadline = now + self._pin_timeout_s
+            self._sent.append(attempt)
+            effects.append(SendPin(executor.address, attempt.request.function, attempt.request.batching))
+        return effects + self._finish_complete()
+
+    def _answered(self, attempt: _Attempt, accepted: bool, now: float) -> list[Effect]:
+        address = attempt.address
+        assert address is not None
+        self._sent.remove(attempt)
+        attempt.address = None
+        attempt.in_lane = False
+        if accepted:
+            pin = Pin(attempt.dag, attempt.request.function, address)
+            if attempt.abandoned:
+                return self._undo(pin, now)
+            attempt.pin = pin
+            self._table.pinned(address, pin.function, now)
+        elif not attempt.abandoned:
+            self._waiting.append(attempt)
+        return []
+
+    def _finish_complete(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for transaction in list(self._transactions.values()):
+            pins = tuple(attempt.pin for attempt in transaction.attempts if attempt.pin is not None)
+            if len(pins) < len(transaction.attempts):
+                continue
+            del self._transactions[transaction.id]
+            self.pins.setdefault(transaction.dag, []).extend(pins)
+            if not transaction.repair:
+                self._wanted[transaction.dag] = [attempt.request for attempt in transaction.attempts]
+                effects.append(Finished(transaction.id, transaction.dag, pins))
+        return effects
+
+    def _fail(self, transaction: _Transaction, reason: str, now: float) -> list[Effect]:
+        del self._transactions[transaction.id]
+        effects: list[Effect] = []
+        for attempt in transaction.attempts:
+            attempt.abandoned = True
+            if attempt in self._waiting:
+                self._waiting.remove(attempt)
+            if attempt.pin is not None:
+                effects += self._undo(attempt.pin, now)
+            elif attempt.address is not None:
+                effects.append(SendUnpin(attempt.address, attempt.request.function))
+        if transaction.repair:
+            if transaction.dag in self._wanted:
+                lost = self._lost.setdefault(transaction.dag, [])
+                lost += [(attempt.request, now + REPAIR_PAUSE_S) for attempt in transaction.attempts]
+        else:
+            effects.append(Finished(transaction.id, transaction.dag, (), reason))
+        return effects
+
+    def _undo(self, pin: Pin, now: float) -> list[Effect]:
+        """Unpin, unless another DAG holds the same function on the same executor."""
+        if self._is_held(pin.address, pin.function, besides=pin):
+            return []
+        return self._unpin(pin.address, pin.function, now)
+
+    def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
+        if address in self._table.executors:
+            self._table.unpinned(address, function)
+            self._leaving.setdefault(address, {})[function] = now
+        return [SendUnpin(address, function)]
+
+    def _left(self, address: Address, function: str) -> None:
+        leaving = self._leaving[address]
+        del leaving[function]
+        if not leaving:
+            del self._leaving[address]
+            self._table.assume_free(address)
+
+    def _is_held(self, address: Address, function: str, besides: Pin | None = None) -> bool:
+        """Whether a DAG has, or is getting, the function on the executor."""
+        getting = [a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None]
+        held = [pin for pins in self.pins.values() for pin in pins]
+        return any(
+            pin is not besides and (pin.function, pin.address) == (function, address)
+            for pin in held + getting
+        )
+
+    def _find_lost(self, now: float, address: Address) -> None:
+        """Pins that an executor no longer has (it restarted or is gone) are to be made again."""
+        executor = self._table.executors.get(address)
+        for dag, pins in self.pins.items():
+            for pin in [p for p in pins if p.address == address]:
+                if executor is not None and pin.function in executor.functions:
+                    continue
+                pins.remove(pin)
+                request = next((r for r in self._wanted.get(dag, []) if r.function == pin.function), None)
+                if request is not None:
+                    self._lost.setdefault(dag, []).append((request, now))
+
+    # --- whom to ask ------------------------------------------------------------------------------------
+
+    def _choose(self, attempt: _Attempt) -> Executor | None:
+        candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
+        if not candidates:
+            return None
+        if attempt.request.colocated:
+            candidates = self._colocated(attempt, candidates)
+        # In local mode an executor holds several functions: spread them, so that they run side by side.
+        loads = [len(self._functions_at(executor)) for executor in candidates]
+        least = min(loads)
+        best = [executor for executor, load in zip(candidates, loads, strict=True) if load == least]
+        return best[int(self._rng.random() * len(best))]
+
+    def _may_ask(self, attempt: _Attempt, executor: Executor) -> bool:
+        if executor.address in attempt.tried or executor.suspected:
+            return False
+        if self._is_leaving(executor.address, attempt.request.function):
+            return False
+        functions = self._functions_at(executor)
+        if attempt.request.function in functions:
+            # Ours a second time is no second replica; another DAG's is shared.
+            return not self._holds(attempt.dag, attempt.request.function, executor.address) and not any(
+                other.address == executor.address and other.request.function == attempt.request.function
+                for other in self._sent
+            )
+        return not self._capacity or len(functions) < self._capacity
+
+    def _is_leaving(self, address: Address, function: str) -> bool:
+        """Whether an unpin is on its way that a new pin could overtake."""
+        leaving = self._leaving.get(address)
+        return leaving is not None and (bool(self._capacity) or function in leaving)
+
+    def _functions_at(self, executor: Executor) -> set[str]:
+        """What it holds, and what it was asked to hold."""
+        asked = {a.request.function for a in self._sent if a.address == executor.address}
+        return executor.functions | asked
+
+    def _holds(self, dag: str, function: str, address: Address) -> bool:
+        held = list(self.pins.get(dag, []))
+        held += [
+            a.pin
+            for t in self._transactions.values()
+            if t.dag == dag
+            for a in t.attempts
+            if a.pin is not None
+        ]
+        return any((pin.function, pin.address) == (function, address) for pin in held)
+
+    def _colocated(self, attempt: _Attempt, candidates: list[Executor]) -> list[Executor]:
+        """Those on the node where the DAG's other colocated functions are, else on the node with most room."""
+        transaction = self._transactions[attempt.transaction]
+        ips = {
+            address[0]
+            for other in transaction.attempts
+            if other.request.colocated
+            for address in [other.pin.address if other.pin is not None else other.address]
+            if address is not None
+        }
+        near = [executor for executor in candidates if executor.ip in ips]
+        if near:
+            return near
+        room: dict[str, int] = {}
+        for executor in candidates:
+            room[executor.ip] = room.get(executor.ip, 0) + 1
+        most = max(room.values())
+        return [executor for executor in candidates if room[executor.ip] == most]
+
+    def _could_come_free(self, attempt: _Attempt) -> bool:
+        """Whether an executor that is busy leaving, or being asked, may still take the function."""
+        function = attempt.request.function
+        if any(a not in attempt.tried and self._is_leaving(a, function) for a in self._leaving):
+            return True
+        return any(
+            other.abandoned and other.address is not None and other.address not in attempt.tried
+            for other in self._sent
+        )
+
+    def _no_room(self, attempt: _Attempt) -> str:
+        kind = "GPU executor" if attempt.request.gpu else "executor"
+        if attempt.tried:
+            asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
+            return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer, no other is free"
+        return f"no free {kind} for {attempt.request.function!r}: add executors, or delete a DAG"
+
+    # --- answers ---------------------------------------------------------------------------------------------
+
+    def _expects_late(self, now: float) -> bool:
+        for key in [key for key, (since, _) in self._given_up.items() if now - since >= QUARANTINE_S]:
+            del self._given_up[key]
+        return any(anonymous for _, anonymous in self._given_up.values())
+
+
+def parse_answer_name(name: str) -> tuple[Address | None, str]:
+    """`ip:tid/function`, by which our executors name themselves in `response_id`; (None, "") for others."""
+    executor, slash, function = name.partition("/")
+    ip, colon, tid = executor.rpartition(":")
+    if not (slash and colon and ip and tid.isascii() and tid.isdigit()):
+        return None, ""
+    return (ip, int(tid)), function
+
+
+def answer_name(address: Address, function: str) -> str:
+    """What `parse_answer_name` reads."""
+    return f"{address[0]}:{address[1]}/{function}"

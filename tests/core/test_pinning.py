@@ -1,0 +1,369 @@
+"""The pin transaction: all or nothing, whatever the executors answer, and when."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ray_sched.config import PolicyConfig
+from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.pinning import (
+    Effect,
+    Finished,
+    Pinning,
+    PinRequest,
+    SendPin,
+    SendUnpin,
+    answer_name,
+    parse_answer_name,
+)
+
+TIMEOUT_S = 10.0
+
+
+class Cluster:
+    """A table and its pinning, and executors that answer as the test says."""
+
+    def __init__(
+        self, *addresses: Address, local: bool = False, capacity: int = 1, gpu: bool = False
+    ) -> None:
+        self.now = 100.0
+        self.table = ExecutorTable(PolicyConfig(), local=local, pin_grace_s=1.0, executor_timeout_s=1e9)
+        self.pinning = Pinning(
+            self.table, random.Random(1), functions_per_executor=capacity, local=local,
+            pin_timeout_s=TIMEOUT_S, settle_s=1.0,
+        )  # fmt: skip
+        for address in addresses:
+            self.status(address, gpu=gpu)
+
+    def status(
+        self, address: Address, *functions: str, gpu: bool = False, running: bool = True
+    ) -> list[Effect]:
+        self.table.on_status(Status(*address, functions, running=running, gpu=gpu), self.now)
+        if not running:
+            return self.pinning.on_gone(address, self.now)
+        return self.pinning.on_status(address, functions, self.now)
+
+    def create(self, dag: str, *functions: str | PinRequest) -> list[Effect]:
+        requests = [f if isinstance(f, PinRequest) else PinRequest(f) for f in functions]
+        return self.pinning.create(dag, requests, self.now)[1]
+
+    def answer(self, success: bool, pin: SendPin | None = None) -> list[Effect]:
+        name = answer_name(pin.address, pin.function) if pin else ""
+        return self.pinning.on_answer(success, name, self.now)
+
+    def later(self, seconds: float) -> list[Effect]:
+        self.now += seconds
+        return self.pinning.tick(self.now)
+
+    def holders(self, function: str) -> set[Address]:
+        return {e.address for e in self.table.functions.get(function, ())}
+
+
+A, B, C = ("10.0.0.1", 0), ("10.0.0.2", 0), ("10.0.0.3", 0)
+
+
+def only(effects: list[Effect]) -> Effect:
+    assert len(effects) == 1, effects
+    return effects[0]
+
+
+def sent(effects: list[Effect]) -> SendPin:
+    pins = [e for e in effects if isinstance(e, SendPin)]
+    assert len(pins) == 1, effects
+    return pins[0]
+
+
+def finished(effects: list[Effect]) -> Finished:
+    ends = [e for e in effects if isinstance(e, Finished)]
+    assert len(ends) == 1, effects
+    return ends[0]
+
+
+def test_accepted_pins_complete_the_transaction() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f", "g"))
+    second = sent(c.answer(True))
+    end = finished(c.answer(True))
+    assert {first.address, second.address} == {A, B}
+    assert not end.reason
+    assert {p.function for p in end.pins} == {"f", "g"}
+    assert c.holders("f") == {first.address}
+    assert not c.table.free[False]
+
+
+def test_a_rejected_pin_goes_to_another_executor() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    second = sent(c.answer(False))
+    assert second.address != first.address
+    assert c.holders("f") == set()
+    assert finished(c.answer(True)).pins[0].address == second.address
+    assert {e.address for e in c.table.free[False]} == {first.address}
+
+
+def test_when_all_reject_everything_is_undone() -> None:
+    c = Cluster(A, B, C)
+    first = sent(c.create("dag", "f", "g"))
+    c.answer(True)
+    c.answer(False)
+    effects = c.answer(False)
+    assert SendUnpin(first.address, "f") in effects
+    end = finished(effects)
+    assert end.pins == ()
+    assert "'g'" in end.reason and "rejected" in end.reason
+    assert c.holders("f") == set()
+    assert c.pinning.pins == {}
+
+
+def test_without_a_free_executor_it_fails_at_once() -> None:
+    c = Cluster()
+    assert "add executors" in finished(c.create("dag", "f")).reason
+
+
+def test_a_silent_executor_is_given_up_and_told_so() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    assert c.later(TIMEOUT_S - 0.1) == []
+    effects = c.later(0.2)
+    assert SendUnpin(first.address, "f") in effects
+    assert sent(effects).address != first.address
+
+
+def test_a_late_anonymous_answer_counts_for_nobody() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    second = sent(c.later(TIMEOUT_S))
+    assert c.answer(True) == []  # whose is it?
+    assert c.holders("f") == set()
+    assert c.pinning.late_answers == 1
+    end = finished(c.status(second.address, "f"))  # its own status settles it
+    assert end.pins[0].address == second.address != first.address
+
+
+def test_an_executor_that_accepts_after_it_was_given_up_is_unpinned() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    second = sent(c.later(TIMEOUT_S))
+    c.status(second.address, "f")
+    assert c.status(first.address, "f") == [SendUnpin(first.address, "f")]
+    assert c.holders("f") == {second.address}
+
+
+def test_anonymous_executors_are_asked_one_at_a_time() -> None:
+    c = Cluster(A, B, C)
+    sent(c.create("one", "f"))
+    assert c.create("two", "g") == []
+    sent(c.answer(True))
+
+
+def test_executors_that_name_themselves_are_asked_at_the_same_time() -> None:
+    c = Cluster(A, B, C)
+    for dag in ("one", "two", "three"):
+        effects = c.create(dag, "f")
+        c.answer(True, sent(effects))
+    for dag in ("one", "two", "three"):
+        c.pinning.release(dag, c.now)
+    for address in (A, B, C):
+        c.status(address)
+    effects = c.create("dag", "f", "g", "h")
+    pins = [e for e in effects if isinstance(e, SendPin)]
+    assert len(pins) == 3
+    for pin in reversed(pins):
+        effects = c.answer(True, pin)
+    assert len(finished(effects).pins) == 3
+
+
+def test_an_answer_that_names_someone_else_counts_for_nobody() -> None:
+    c = Cluster(A)
+    pin = sent(c.create("dag", "f"))
+    assert c.answer(True, SendPin(B, "f", False)) == []
+    assert c.answer(True, SendPin(A, "g", False)) == []
+    finished(c.answer(True, pin))
+
+
+def test_an_executor_that_vanishes_during_its_pin_is_replaced() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    assert sent(c.status(first.address, running=False)).address != first.address
+
+
+def test_gpu_functions_go_to_gpu_executors_alone() -> None:
+    c = Cluster(A, B)
+    assert "GPU" in finished(c.create("dag", PinRequest("f", gpu=True))).reason
+    c.status(C, gpu=True)
+    assert sent(c.create("dag", PinRequest("f", gpu=True))).address == C
+
+
+def test_in_local_mode_functions_spread_and_then_share() -> None:
+    c = Cluster(A, B, local=True, capacity=0)
+    pins = []
+    effects = c.create("dag", "f", "g", "h")
+    while not any(isinstance(e, Finished) for e in effects):
+        pins.append(sent(effects))
+        effects = c.answer(True)
+    assert {p.address for p in pins[:2]} == {A, B}
+    assert len(pins) == 3
+
+
+def test_releasing_a_dag_keeps_what_another_one_holds() -> None:
+    c = Cluster(A, local=True, capacity=0)
+    for dag in ("one", "two"):
+        c.create(dag, "f")
+        c.answer(True)
+    assert c.pinning.release("one", c.now) == []
+    assert c.holders("f") == {A}
+    assert only(c.pinning.release("two", c.now)) == SendUnpin(A, "f")
+    assert c.holders("f") == set()
+
+
+def test_creating_again_right_after_deletion_waits_for_the_executor() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.pinning.release("dag", c.now)
+    assert c.create("dag", "f") == []
+    assert sent(c.status(A)).address == A
+
+
+def test_an_executor_that_never_reports_after_an_unpin_is_taken_for_free() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.pinning.release("dag", c.now)
+    c.create("dag", "f")
+    assert sent(c.later(1.0)).address == A
+
+
+def test_cancelling_undoes_and_an_acceptance_that_comes_then_is_undone_too() -> None:
+    c = Cluster(A)
+    number, effects = c.pinning.create("dag", [PinRequest("f")], c.now)
+    pin = sent(effects)
+    effects = c.pinning.cancel(number, "the client gave up", c.now)
+    assert SendUnpin(A, "f") in effects
+    assert finished(effects).reason == "the client gave up"
+    assert SendUnpin(A, "f") in c.answer(True, pin)
+    assert c.holders("f") == set()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_lost_pin_is_made_again_elsewhere(gone: bool) -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    c.answer(True)
+    c.later(2.0)
+    c.status(first.address, running=not gone)
+    assert c.pinning.missing() == {"dag": ["f"]}
+    again = sent(c.later(0.1))
+    c.answer(True)
+    assert c.pinning.missing() == {}
+    assert c.holders("f") == {again.address}
+
+
+def test_a_lost_pin_without_room_is_tried_until_there_is_some() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, running=False)
+    assert c.later(0.1) == []
+    c.status(B)
+    assert sent(c.later(1.5)).address == B
+
+
+def test_colocated_functions_go_to_one_node_and_first_to_the_emptiest() -> None:
+    one, two, three = ("10.0.0.1", 0), ("10.0.0.2", 0), ("10.0.0.2", 1)
+    c = Cluster(one, two, three)
+    f, g = PinRequest("f", colocated=True), PinRequest("g", colocated=True)
+    first = sent(c.create("dag", f, g))
+    second = sent(c.answer(True))
+    assert {first.address, second.address} == {two, three}
+
+
+def test_after_a_restart_pins_are_taken_over_from_what_executors_report() -> None:
+    c = Cluster(A)
+    c.status(A, "f")
+    c.pinning.adopt("dag", [PinRequest("f")], c.now)
+    assert c.pinning.missing() == {}
+    assert only(c.pinning.release("dag", c.now)) == SendUnpin(A, "f")
+
+
+@pytest.mark.parametrize("name", ["", "x", "1.2.3.4/f", "1.2.3.4:x/f", ":1/f", "550e8400-e29b"])
+def test_answers_that_name_nobody(name: str) -> None:
+    assert parse_answer_name(name) == (None, "")
+
+
+def test_answer_names_round_trip() -> None:
+    assert parse_answer_name(answer_name(("10.0.0.1", 12), "a/b:c")) == (("10.0.0.1", 12), "a/b:c")
+
+
+class Transactions(RuleBasedStateMachine):
+    """Whatever order things happen in: no executor holds more than it may, and what fails is undone."""
+
+    addresses = st.sampled_from([A, B, C])
+    functions = st.lists(st.sampled_from(["f", "g", "h"]), min_size=1, max_size=3, unique=True)
+    dags = st.sampled_from(["one", "two"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = Cluster(A, B, C)
+        self.open: set[str] = set()
+        self.created: set[str] = set()
+        self.asked: list[SendPin] = []
+
+    def take(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, SendPin):
+                self.asked.append(effect)
+            elif isinstance(effect, Finished):
+                assert effect.dag in self.open
+                self.open.discard(effect.dag)
+                if not effect.reason:
+                    self.created.add(effect.dag)
+
+    @rule(dag=dags, functions=functions)
+    def create(self, dag: str, functions: list[str]) -> None:
+        if dag not in self.open | self.created:
+            self.open.add(dag)
+            self.take(self.c.create(dag, *functions))
+
+    @rule(dag=dags)
+    def delete(self, dag: str) -> None:
+        if dag in self.created:
+            self.created.discard(dag)
+            self.take(self.c.pinning.release(dag, self.c.now))
+
+    @rule(accept=st.booleans(), named=st.booleans(), which=st.integers(0, 10))
+    def answer(self, accept: bool, named: bool, which: int) -> None:
+        if self.asked:
+            pin = self.asked.pop(which % len(self.asked))
+            self.take(self.c.answer(accept, pin if named else None))
+
+    @rule(
+        address=addresses, functions=st.lists(st.sampled_from(["f", "g"]), max_size=1), running=st.booleans()
+    )
+    def status(self, address: Address, functions: list[str], running: bool) -> None:
+        self.take(self.c.status(address, *functions, running=running))
+
+    @rule(seconds=st.sampled_from([0.2, 2.0, 15.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.take(self.c.later(seconds))
+
+    @invariant()
+    def holds_together(self) -> None:
+        self.c.pinning.validate()
+        self.c.table.validate()
+        assert set(self.c.pinning.pins) <= self.created | self.open
+
+    def teardown(self) -> None:
+        """Every transaction ends, without any further event than time."""
+        for _ in range(20):
+            self.take(self.c.later(TIMEOUT_S))
+        assert not self.open
+
+
+Transactions.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestTransactions = Transactions.TestCase
