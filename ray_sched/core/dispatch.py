@@ -35,6 +35,11 @@ class Dispatched:
     """Executor, kind of message, bytes."""
 
 
+def seq_at(now: float) -> int:
+    """The sequence number of what happens to an executor at `now`, in one order for all processes of a node."""
+    return int(now * 1e9)
+
+
 class Dispatcher:
     def __init__(
         self,
@@ -72,7 +77,7 @@ class Dispatcher:
         if not call.response_key:
             call.response_key = self.new_id()
         self._table.note_call(executor)
-        self._table.book(executor)
+        self._table.book(executor, seq_at(now))
         self._arrivals.on_function(call.name)
         return Dispatched(call.response_key, [(executor, CALL, call.SerializeToString())])
 

@@ -30,6 +30,9 @@ Address = tuple[str, int]
 BUCKETS = 10
 """How finely the window of recent calls is cut: old ones leave in steps of a tenth of it."""
 
+MAX_TICK_GAP_S = 2.0
+"""A longer time between two ticks means that this process stood still, not that executors were silent."""
+
 DEPARTED_KEPT = 10_000
 """How many departed executors are remembered, so that a peer's old gossip does not revive them."""
 
@@ -124,6 +127,7 @@ class ExecutorTable:
         self._departed: dict[Address, None] = {}
         self._bucket = 0
         self._bucket_start = 0.0
+        self._last_tick: float | None = None
         self._touched: list[set[Executor]] = [set() for _ in range(BUCKETS)]
         self._backing_off: set[Executor] = set()
         self.dirty: dict[Address, None] = {}
@@ -256,6 +260,11 @@ class ExecutorTable:
     def tick(self, now: float) -> list[Address]:
         """Let old backoffs and call counts go; returns the executors that fell silent and were removed."""
         self._rotate(now)
+        gap = 0.0 if self._last_tick is None else now - self._last_tick
+        self._last_tick = now
+        if gap > MAX_TICK_GAP_S:
+            for executor in self.executors.values():
+                executor.last_seen = min(executor.last_seen + gap, now)
         silent = [a for a, e in self.executors.items() if now - e.last_seen > self._executor_timeout_s]
         for address in silent:
             self.remove(address)
@@ -274,9 +283,10 @@ class ExecutorTable:
         if limit and executor.recent > limit and not executor.overloaded:
             self._place(executor)
 
-    def book(self, executor: Executor) -> None:
+    def book(self, executor: Executor, seq: int) -> None:
         """A one-shot call takes a free executor until its next status; not so in local mode."""
-        if not self._local:
+        if not self._local and seq >= executor.seq:
+            executor.seq = seq
             self._set_free(executor, False)
             self.dirty[executor.address] = None
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from ray_sched.core.executors import Address, Executor, ExecutorTable
+from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
 
 QUARANTINE_S = 60.0
 """How long an anonymous answer that never came is still expected."""
@@ -137,6 +137,7 @@ class Pinning:
         self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
         """Pins to be made again, and when to try."""
         self.late_answers = 0
+        self._last_tick: float | None = None
 
     # --- events -------------------------------------------------------------------------------
 
@@ -225,6 +226,11 @@ class Pinning:
     def tick(self, now: float) -> list[Effect]:
         """Time passed: answers that are overdue, lost pins to be made again."""
         effects: list[Effect] = []
+        gap = 0.0 if self._last_tick is None else now - self._last_tick
+        self._last_tick = now
+        if gap > MAX_TICK_GAP_S:  # this process stood still: the answers may be waiting for it
+            for attempt in self._sent:
+                attempt.deadline += gap
         for attempt in [a for a in self._sent if now >= a.deadline]:
             assert attempt.address is not None
             self._given_up[attempt.address, attempt.request.function] = (now, attempt.in_lane)

@@ -139,10 +139,19 @@ def test_silence_removes_an_executor() -> None:
     t = table()
     t.on_status(status(A, "f"), 0.0)
     t.on_status(status(B, "f"), 0.0)
-    t.on_seen([B], 10.0)
-    assert t.tick(15.0) == []
-    assert t.tick(15.5) == [A]
+    gone = [
+        (second, t.tick(float(second))) for second in range(17) if second != 10 or not t.on_seen([B], 10.0)
+    ]
+    assert [(second, silent) for second, silent in gone if silent] == [(16, [A])]
     assert holders(t, "f") == {B}
+
+
+def test_time_in_which_the_table_itself_stood_still_is_nobodys_silence() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.tick(1.0)
+    assert t.tick(100.0) == []
+    assert t.tick(101.0) == []
 
 
 def test_a_fresh_pin_survives_a_status_that_was_sent_before_it() -> None:
@@ -169,16 +178,23 @@ def test_a_confirmed_pin_has_no_grace() -> None:
 def test_a_one_shot_call_books_a_free_executor_until_its_next_status() -> None:
     t = table()
     t.on_status(status(A), 0.0)
-    t.book(t.executors[A])
+    t.book(t.executors[A], 1)
     assert free(t) == set()
-    t.on_status(status(A), 0.1)
+    t.on_status(status(A), 0.1, seq=2)
+    assert free(t) == {A}
+
+
+def test_a_booking_that_is_heard_of_after_the_next_status_changes_nothing() -> None:
+    t = table()
+    t.on_status(status(A), 0.0, seq=5)
+    t.book(t.executors[A], 4)
     assert free(t) == {A}
 
 
 def test_in_local_mode_nothing_is_booked() -> None:
     t = table(local=True)
     t.on_status(status(A), 0.0)
-    t.book(t.executors[A])
+    t.book(t.executors[A], 1)
     assert free(t) == {A}
 
 
@@ -280,7 +296,8 @@ class Copies(RuleBasedStateMachine):
     def call(self, address: tuple[str, int]) -> None:
         if address in self.table.executors:
             self.table.note_call(self.table.executors[address])
-            self.table.book(self.table.executors[address])
+            self.seq += 1
+            self.table.book(self.table.executors[address], self.seq)
 
     @rule(seconds=st.floats(0.1, 20))
     def time_passes(self, seconds: float) -> None:

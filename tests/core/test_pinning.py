@@ -57,8 +57,12 @@ class Cluster:
         return self.pinning.on_answer(success, name, self.now)
 
     def later(self, seconds: float) -> list[Effect]:
-        self.now += seconds
-        return self.pinning.tick(self.now)
+        effects = []
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 1.0, until)
+            effects += self.pinning.tick(self.now)
+        return effects
 
     def holders(self, function: str) -> set[Address]:
         return {e.address for e in self.table.functions.get(function, ())}
@@ -132,6 +136,15 @@ def test_a_silent_executor_is_given_up_and_told_so() -> None:
     effects = c.later(0.2)
     assert SendUnpin(first.address, "f") in effects
     assert sent(effects).address != first.address
+
+
+def test_time_in_which_the_policy_itself_stood_still_gives_nobody_up() -> None:
+    c = Cluster(A, B)
+    sent(c.create("dag", "f"))
+    c.later(1.0)
+    c.now += 100.0
+    assert c.pinning.tick(c.now) == []
+    finished(c.answer(True))
 
 
 def test_a_late_anonymous_answer_counts_for_nobody() -> None:

@@ -1,0 +1,60 @@
+"""The other schedulers: who they are, what we tell them, and what they tell us.
+
+A legacy peer is told, and tells, the names of the DAGs it knows and where functions are pinned
+(`SchedulerStatus`). It can only teach creations: a DAG that was deleted here is not learned again
+from a peer that still names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_sched.core.executors import Address
+from ray_sched.wire import internal_pb2
+
+DELETED_KEPT = 10_000
+"""How many deleted DAGs are remembered."""
+
+
+class Peers:
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._found: tuple[str, ...] = ()
+        self._deleted: dict[str, None] = {}
+
+    def found(self, hosts: Iterable[str]) -> None:
+        """The schedulers that exist now, by address; our own among them does not count."""
+        self._found = tuple(sorted({host for host in hosts if host and host != self._host}))
+
+    def hosts(self) -> tuple[str, ...]:
+        return self._found
+
+    def deleted(self, dag: str) -> None:
+        self._deleted[dag] = None
+        if len(self._deleted) > DELETED_KEPT:
+            del self._deleted[next(iter(self._deleted))]
+
+    def created(self, dag: str) -> None:
+        """A DAG of that name exists here (again)."""
+        self._deleted.pop(dag, None)
+
+    def to_learn(self, named: Iterable[str], known: Iterable[str]) -> list[str]:
+        """Which of the DAGs that a peer names are worth looking up."""
+        return sorted({dag for dag in named if dag} - set(known) - set(self._deleted))
+
+
+def status_message(
+    dags: Iterable[str], locations: Iterable[tuple[str, Address]]
+) -> internal_pb2.SchedulerStatus:
+    """What peers are told."""
+    message = internal_pb2.SchedulerStatus(dags=sorted(dags))
+    for function, (ip, tid) in sorted(locations):
+        message.function_locations.add(name=function, ip=ip, tid=tid)
+    return message
+
+
+def locations_in(message: internal_pb2.SchedulerStatus) -> list[tuple[str, Address]]:
+    """Where a peer says that functions are."""
+    return [
+        (place.name, (place.ip, place.tid)) for place in message.function_locations if place.name and place.ip
+    ]
