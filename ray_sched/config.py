@@ -13,16 +13,36 @@ from typing import Any
 from ray_sched.wire.ports import LAYOUTS, Layout
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
-    """A field with its sentence, and the values that it may have."""
-    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    kind: str = "",
+) -> Any:
+    """A field with its sentence, and the values that it may have.
+
+    `kind` tells what a text stands for, and so how it is checked when it is loaded: `address`, `file`,
+    `name`, `policy` or `ray address`. The default is always allowed.
+    """
+    allowed = {"choices": choices, "minimum": minimum, "maximum": maximum, "kind": kind}
+    return field(default=default, metadata={"help": help, **allowed})
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    name: str = setting("locality", "How executors are picked: random, round-robin, locality, or one of your own.")
+    name: str = setting(
+        "locality",
+        "How executors are picked: random, round-robin, locality, or one of your own.",
+        kind="policy",
+    )
     random_threshold: float = setting(
-        0.2, "Share of calls (0 to 1) whose executor is picked at random among all, overloaded ones too.", minimum=0
+        0.2,
+        "Share of calls (0 to 1) whose executor is picked at random among all, overloaded ones too.",
+        minimum=0,
+        maximum=1,
     )
     overload: str = setting(
         "refuse",
@@ -32,18 +52,26 @@ class PolicyConfig:
     backoff_lone_executor: bool = setting(
         False, "Whether the only executor of a function backs off, too, when its utilization is high."
     )
-    max_utilization: float = setting(0.7, "Utilization (0 to 1) above which an executor backs off.", minimum=0)
+    max_utilization: float = setting(
+        0.7, "Utilization (0 to 1) above which an executor backs off.", minimum=0, maximum=1
+    )
     max_recent_calls: int = setting(
         1000, "Calls within window_s after which an executor counts as overloaded; 0: no limit.", minimum=0
     )
-    window_s: float = setting(5.0, "Seconds that a backoff lasts and that recent calls are counted.", minimum=0.1)
+    window_s: float = setting(
+        5.0, "Seconds that a backoff lasts and that recent calls are counted.", minimum=0.1
+    )
     seed: int = setting(0, "Seed of the random picks; 0: a different one for each start.", minimum=0)
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    lease_s: float = setting(2.0, "Seconds for which an ingress may decide calls after its last update.", minimum=0.1)
-    heartbeat_s: float = setting(0.5, "Seconds between two updates of the dispatch table, at least.", minimum=0.05)
+    lease_s: float = setting(
+        2.0, "Seconds for which an ingress may decide calls after its last update.", minimum=0.1
+    )
+    heartbeat_s: float = setting(
+        0.5, "Seconds between two updates of the dispatch table, at least.", minimum=0.05
+    )
     forward_timeout_s: float = setting(
         0.5, "Seconds that a call waits for the Scheduler when the ingress may not decide it.", minimum=0.05
     )
@@ -67,12 +95,18 @@ class ExecutorConfig:
     count: int = setting(3, "Executors that `up` starts; 0: none, they come over the wire.", minimum=0)
     gpu_count: int = setting(0, "How many of them are GPU executors.", minimum=0)
     functions_per_executor: int = setting(
-        0, "Functions that one executor may hold; 0: one in cluster mode, any number in local mode.", minimum=0
+        0,
+        "Functions that one executor may hold; 0: one in cluster mode, any number in local mode.",
+        minimum=0,
     )
-    scheduler_ips: tuple[str, ...] = setting((), "Schedulers that executors report to; empty: their own group's.")
+    scheduler_ips: tuple[str, ...] = setting(
+        (), "Schedulers that executors report to; empty: their own group's.", kind="address"
+    )
     status_period_s: float = setting(5.0, "Seconds between two statuses.", minimum=0.1)
     load_timeout_s: float = setting(
-        8.0, "Seconds that a function's import may take before its pin is refused and the executor restarts.", minimum=0.1
+        8.0,
+        "Seconds that a function's import may take before its pin is refused and the executor restarts.",
+        minimum=0.1,
     )
     batch_size: int = setting(20, "Requests that a batching function is handed at once, at most.", minimum=1)
     reference_timeout_s: float = setting(
@@ -82,9 +116,11 @@ class ExecutorConfig:
 
 @dataclass(frozen=True)
 class KvsConfig:
-    host: str = setting("embedded", "'embedded', or the address of an Anna routing tier.")
-    path: str = setting("", "File that makes the embedded store durable; empty: memory only.")
-    routing_ports: int = setting(1, "Routing threads of the Anna that is used (1 local, 4 in its cluster mode).", minimum=1)
+    host: str = setting("embedded", "'embedded', or the address of an Anna routing tier.", kind="address")
+    path: str = setting("", "File that makes the embedded store durable; empty: memory only.", kind="file")
+    routing_ports: int = setting(
+        1, "Routing threads of the Anna that is used (1 local, 4 in its cluster mode).", minimum=1
+    )
     timeout_s: float = setting(3.0, "Seconds that one try of a request may take.", minimum=0.05)
     retries: int = setting(2, "Further tries after the first.", minimum=0)
 
@@ -92,8 +128,12 @@ class KvsConfig:
 @dataclass(frozen=True)
 class GossipConfig:
     period_s: float = setting(5.0, "Seconds between two updates to the peers.", minimum=0.1)
-    mgmt_timeout_s: float = setting(0.5, "Seconds that the management node has to name the peers.", minimum=0.05)
-    peers: tuple[str, ...] = setting((), "Addresses of further schedulers, beside those that are found.")
+    mgmt_timeout_s: float = setting(
+        0.5, "Seconds that the management node has to name the peers.", minimum=0.05
+    )
+    peers: tuple[str, ...] = setting(
+        (), "Addresses of further schedulers, beside those that are found.", kind="address"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,13 +147,19 @@ class StatsConfig:
 
 @dataclass(frozen=True)
 class Config:
-    host: str = setting("127.0.0.1", "IP address that the group binds and names in its messages.")
-    group: str = setting("", "Name of the scheduler group; empty: its host.")
-    mgmt: str = setting("", "IP address of the management node; empty: local mode.")
+    host: str = setting(
+        "127.0.0.1", "IP address that the group binds and names in its messages.", kind="address"
+    )
+    group: str = setting("", "Name of the scheduler group; empty: its host.", kind="name")
+    mgmt: str = setting("", "IP address of the management node; empty: local mode.", kind="address")
     layout: str = setting("classic", "Ports of the executors.", choices=tuple(LAYOUTS))
-    ray_address: str = setting("", "Address of an existing Ray cluster; empty: one is started.")
+    ray_address: str = setting(
+        "", "Address of an existing Ray cluster; empty: one is started.", kind="ray address"
+    )
     start_timeout_s: float = setting(120.0, "Seconds that the whole group has to become ready.", minimum=1)
-    log_level: str = setting("INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    log_level: str = setting(
+        "INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
