@@ -83,7 +83,7 @@ def test_a_legacy_file_without_a_management_node_means_local_mode(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("polcy: {name: random}", "polcy is no setting; did you mean policy.name?"),
+        ("polcy: {name: random}", "polcy is no setting; did you mean policy?"),
         ("policy: {nmae: random}", "policy.nmae is no setting; did you mean policy.name?"),
         ("executor: {count: many}", "executor.count = 'many' is not allowed; it must be a whole number"),
         ("executor: {count: 2.5}", "executor.count = 2.5 is not allowed; it must be a whole number"),
@@ -91,7 +91,10 @@ def test_a_legacy_file_without_a_management_node_means_local_mode(tmp_path: Path
         ("executor: {count: -1}", "executor.count = -1 is not allowed; it must be at least 0"),
         ("executor: 3", "executor is no setting"),
         ("scheduler: {lease_s: .nan}", "scheduler.lease_s = nan is not allowed; it must be a finite number"),
-        ("scheduler: {lease_s: 1e999}", "scheduler.lease_s = inf is not allowed; it must be a finite number"),
+        (
+            "scheduler: {lease_s: 1e999}",
+            "scheduler.lease_s = '1e999' is not allowed; it must be a finite number",
+        ),
         ("policy: {random_threshold: 1.5}", "it must be between 0 and 1"),
         (
             "policy: {overload: maybe}",
@@ -125,7 +128,7 @@ def test_a_legacy_file_without_a_management_node_means_local_mode(tmp_path: Path
             "executor.gpu_count = 4 is not allowed; it must be at most executor.count, 3",
         ),
         ("scheduler: {heartbeat_s: 3}", "it must be less than scheduler.lease_s, 2"),
-        ("ip: 127.0.0.1\nhost: 127.0.0.1", "host"),
+        ("host: 127.0.0.1\nip: 127.0.0.1", "ip and host are the same setting"),
         ("- 1", "must hold keys and values, not a list"),
         ("a: [", "cannot be read as a YAML file"),
     ],
@@ -134,9 +137,6 @@ def test_a_wrong_file_is_refused_with_file_field_value_and_what_is_allowed(
     tmp_path: Path, text: str, words: str
 ) -> None:
     file = write(tmp_path, text)
-    if text.startswith("ip: 127.0.0.1\nhost"):
-        text, file = "host: 127.0.0.1\nip: 127.0.0.1", write(tmp_path, "host: 127.0.0.1\nip: 127.0.0.1")
-        words = "ip and host are the same setting"
     with pytest.raises(ConfigError) as caught:
         load(file, {}, {})
     assert str(caught.value).startswith(str(file))
@@ -183,7 +183,8 @@ def test_a_list_in_a_variable_is_separated_by_commas() -> None:
 
 
 @given(
-    st.sampled_from(list(fields())),
+    # Names would be looked up.
+    st.sampled_from([field for field in fields() if field.kind != "address"]),
     st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans()),
 )
 def test_whatever_is_given_is_taken_or_refused_by_name(field: Field, value: Any) -> None:
