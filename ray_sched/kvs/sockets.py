@@ -37,7 +37,8 @@ class PushSockets:
     def send(self, address: str, message: bytes) -> bool:
         """Hand a message to the socket of an address, without waiting.
 
-        False when its queue is full, or when the process has no room for another socket. Raises BadMessageError when the address, which a peer named, is not one to connect to.
+        False when its queue is full, or when the process has no room for another socket. Raises
+        BadMessageError when the address, which a peer named, is not one to connect to.
         """
         found = self._sockets.get(address)
         if found is None:
@@ -53,7 +54,7 @@ class PushSockets:
         return True
 
     def drop(self, address: str, older_than: float) -> None:
-        """Give up an address's socket with what waits in it, if it was made before that monotonic time (s)."""
+        """Give up an address's socket, and what waits in it, if it was made before that time (s)."""
         found = self._sockets.get(address)
         if found is not None and found[1] < older_than:
             self._sockets.pop(address)[0].close(0)
