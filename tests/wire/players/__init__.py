@@ -13,6 +13,7 @@ from .peer import PlayedPeer
 from .protobuf import MalformedError, Record, decode, encode
 from .sink import PlayedSink
 from .sockets import Mailbox, NothingCameError, Pusher
+from .stage import Stage, until
 from .storage_tier import PlayedStorageTier
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "PlayedStorageTier",
     "Pusher",
     "Record",
+    "Stage",
     "Verdict",
     "dag",
     "decode",
     "encode",
+    "until",
 ]

@@ -133,12 +133,12 @@ def _entry_schema(field: Field) -> Schema:
     )
 
 
-def _encode_value(field: Field, value: Any) -> Any:
+def _encode_value(field: Field, value: Any) -> bytes | int:
     if field.kind == "message":
         assert field.schema is not None
         return encode(field.schema, value)
     if field.kind == "string":
-        return value.encode()
+        return str(value).encode()
     if field.kind == "double":
         return struct.pack("<d", value)
     if field.kind == "bytes":
@@ -180,8 +180,8 @@ def _tagged(number: int, wire_type: int, value: Any) -> bytes:
     if wire_type == VARINT:
         return tag + _varint(value)
     if wire_type == LENGTH:
-        return tag + _varint(len(value)) + value
-    return tag + value
+        return tag + _varint(len(value)) + bytes(value)
+    return tag + bytes(value)
 
 
 def _varint(value: int) -> bytes:

@@ -75,7 +75,7 @@ class Mailbox:
                 socket.setsockopt(zmq.LINGER, 0)
                 self._sockets[socket] = kind
                 socket.bind(address)
-                self.address[kind] = socket.last_endpoint.decode()
+                self.address[kind] = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         except zmq.ZMQError as error:
             self._close_sockets()
             self._stopper.close()

@@ -1,0 +1,219 @@
+"""The schedulers under test: ours, started as a program, or with `--target` one that runs already.
+
+Three kinds of scheduler are needed, because a management node (and so cluster mode) and executors of
+its own are settings of a whole group. A target is of one kind, and the tests of the others skip.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.wire.players import (
+    LegacyClient,
+    NoReplyError,
+    PlayedManagement,
+    PlayedSink,
+    Pusher,
+    Stage,
+    messages,
+    ports,
+    until,
+)
+
+EXECUTING, LOCAL, CLUSTER = "executing", "local", "cluster"
+REPOSITORY = Path(__file__).parents[2]
+START_S = 90.0
+STOP_S = 60.0
+
+PERIODS = {
+    # What a deployment does each 5 s, so that no test has to wait for it that long.
+    "RAY_SCHED_GOSSIP_PERIOD_S": "0.5",
+    "RAY_SCHED_STATS_PERIOD_S": "0.5",
+    "RAY_SCHED_SCHEDULER_PIN_TIMEOUT_S": "1",
+    # Without picks at random a test can say who gets a call.
+    "RAY_SCHED_POLICY_RANDOM_THRESHOLD": "0",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    wire = parser.getgroup("wire", "conformance to the wire contract")
+    wire.addoption(
+        "--target", default="", help="IP address of a scheduler that runs, to be tested instead of ours"
+    )
+    wire.addoption(
+        "--target-kind",
+        default=LOCAL,
+        choices=(EXECUTING, LOCAL, CLUSTER),
+        help="executing: it has executors of its own; local: neither executors nor a management node; "
+        "cluster: no executors, and its management node is --target-mgmt, which the tests play",
+    )
+    wire.addoption("--target-layout", default="classic", choices=tuple(ports.LAYOUTS), help="executor ports")
+    wire.addoption(
+        "--target-mgmt", default="127.0.6.9", help="address at which its management node is played"
+    )
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler under test, as the tests may know it."""
+
+    ip: str
+    layout: ports.Layout
+    management: PlayedManagement | None = None
+    ray_address: str = ""
+    """Of ours: where `ray-sched status` finds it. Empty for a target."""
+
+
+@pytest.fixture(scope="package")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster that all groups of this folder share: starting one takes longer than starting them."""
+    holder = subprocess.Popen(
+        [sys.executable, "-m", "tests.wire.ray_holder"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment(),
+        start_new_session=True,  # Ctrl-C is for pytest, which then ends this with its standard input
+    )
+    assert holder.stdin is not None and holder.stdout is not None
+    address = holder.stdout.readline().strip()
+    assert address, "Ray did not start"
+    yield address
+    holder.stdin.close()
+    holder.stdout.close()
+    holder.wait(STOP_S)
+
+
+@pytest.fixture(scope="package")
+def executing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scheduler]:
+    """With three executors of its own, in local mode."""
+    yield from scheduler(request, tmp_path_factory, EXECUTING, "127.0.6.1", "--executors", "3")
+
+
+@pytest.fixture(scope="package")
+def local(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
+    """Without executors, in local mode, classic layout."""
+    yield from scheduler(request, tmp_path_factory, LOCAL, "127.0.6.2", "--executors", "0")
+
+
+@pytest.fixture(scope="package")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
+    """Without executors, with a management node that is played, wide layout."""
+    mgmt_ip = request.config.getoption("--target-mgmt", "127.0.6.9")
+    management = PlayedManagement(mgmt_ip)
+    try:
+        yield from scheduler(
+            request, tmp_path_factory, CLUSTER, "127.0.6.3",
+            "--executors", "0", "--mgmt", mgmt_ip, "--layout", "wide",
+            layout="wide", management=management,
+        )  # fmt: skip
+    finally:
+        management.close()
+
+
+@pytest.fixture(scope="session")
+def node_addresses() -> Iterator[str]:
+    return (f"127.0.6.{20 + number % 60}" for number in itertools.count())
+
+
+@pytest.fixture
+def stage(local: Scheduler, node_addresses: Iterator[str]) -> Iterator[Stage]:
+    """Played executors before a scheduler in local mode."""
+    with Stage(local.ip, node_addresses, layout=local.layout) as stage:
+        yield stage
+
+
+@pytest.fixture
+def cluster_stage(cluster: Scheduler, node_addresses: Iterator[str]) -> Iterator[Stage]:
+    """Played executors before a scheduler in cluster mode."""
+    with Stage(cluster.ip, node_addresses, layout=cluster.layout) as stage:
+        yield stage
+
+
+@pytest.fixture
+def pusher() -> Iterator[Pusher]:
+    pusher = Pusher()
+    yield pusher
+    pusher.close()
+
+
+@pytest.fixture
+def sink() -> Iterator[PlayedSink]:
+    sink = PlayedSink("127.0.6.10")
+    yield sink
+    sink.close()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, **PERIODS, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+
+
+def scheduler(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    ip: str,
+    *options: str,
+    layout: str = "classic",
+    management: PlayedManagement | None = None,
+) -> Iterator[Scheduler]:
+    """The target if it is of that kind, else a group of ours that is started and stopped."""
+    target = request.config.getoption("--target", "")
+    if target:
+        if request.config.getoption("--target-kind") != kind:
+            pytest.skip(f"the target is not of the kind {kind!r}")
+        layout = request.config.getoption("--target-layout")
+        yield Scheduler(target, ports.LAYOUTS[layout], management)
+        return
+    ray_address = request.getfixturevalue("ray_address")
+    log = tmp_path_factory.mktemp("wire") / f"{kind}.log"
+    program = Path(sys.executable).parent / "ray-sched"
+    with log.open("w") as out:
+        group = subprocess.Popen(
+            [str(program), "up", "--host", ip, "--address", ray_address, *options],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            start_new_session=True,
+        )
+        try:
+            await_ready(group, ip, kind == EXECUTING, log)
+            yield Scheduler(ip, ports.LAYOUTS[layout], management, ray_address)
+        finally:
+            stop(group)
+    assert group.returncode == 0, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
+
+
+def await_ready(group: subprocess.Popen[bytes], ip: str, with_executors: bool, log: Path) -> None:
+    def answers() -> bool:
+        assert group.poll() is None, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
+        with LegacyClient(ip, timeout_s=1.0) as client:
+            try:
+                client.connect()
+            except NoReplyError:
+                return False
+            return not with_executors or client.call("nobody").error != messages.NO_RESOURCES
+
+    until(answers, f"{ip} answered nobody", START_S)
+
+
+def stop(group: subprocess.Popen[bytes]) -> None:
+    if group.poll() is None:
+        group.send_signal(signal.SIGINT)
+    try:
+        group.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        group.kill()
+        group.wait()

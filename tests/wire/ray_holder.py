@@ -1,0 +1,24 @@
+"""A Ray cluster for groups that are started as programs: prints its address, ends with its standard input."""
+
+from __future__ import annotations
+
+import sys
+
+from ray_sched.actors.cluster import LocalCluster
+from ray_sched.config import Config
+
+SLOTS = 16
+
+
+def main() -> None:
+    cluster = LocalCluster.start(Config().replace(**{"executor.count": SLOTS}))
+    try:
+        sys.stdout.write(cluster.address + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+    finally:
+        cluster.stop()
+
+
+if __name__ == "__main__":
+    main()
