@@ -1,0 +1,80 @@
+"""What a run came to: a table for people, a JSON file for comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from benchmarks.bench import Result, Settings
+
+RESULTS: Final = Path(__file__).parent / "results"
+_LINE: Final = "{:<14}{:>8}{:>11}{:>11}{:>9}{:>10}{:>10}{:>9}{:>10}{:>10}"
+
+
+def header() -> str:
+    return "\n".join(
+        (
+            _LINE.format("", "", "calls/s", "", "", "p50 ms", "", "", "p99 ms", ""),
+            _LINE.format(
+                "load", "clients", "ours", "floor", "share", "ours", "floor", "times", "ours", "floor"
+            ),
+        )
+    )
+
+
+def line(result: Result) -> str:
+    written = _LINE.format(
+        result.row,
+        result.clients,
+        f"{result.calls_per_s['ours']:.0f}",
+        f"{result.calls_per_s['floor']:.0f}",
+        f"{result.throughput_share:.2f}",
+        f"{result.p50_ms['ours']:.3f}",
+        f"{result.p50_ms['floor']:.3f}",
+        f"{result.p50_ratio:.2f}",
+        f"{result.p99_ms['ours']:.3f}",
+        f"{result.p99_ms['floor']:.3f}",
+    )
+    return "\n".join((written, *(f"    void: {problem}" for problem in result.problems)))
+
+
+def save(results: Iterable[Result], settings: Settings, facts: Mapping[str, Any]) -> Path:
+    """Write a run to `benchmarks/results/<time>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    run = {
+        "machine": _machine(),
+        "versions": _versions(),
+        "settings": dataclasses.asdict(settings),
+        **facts,
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    path.write_text(json.dumps(run, indent=2) + "\n")
+    return path
+
+
+def _machine() -> dict[str, Any]:
+    return {"system": platform.platform(), "cores": os.cpu_count(), "processor": _processor()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("ray-sched", "ray", "pyzmq", "protobuf")}
+    return {"python": sys.version.split()[0], "libzmq": zmq.zmq_version(), **packages}
