@@ -112,6 +112,23 @@ class ExecutorConfig:
     reference_timeout_s: float = setting(
         10.0, "Seconds that a call waits for the keys that its arguments refer to.", minimum=0.1
     )
+    schedule_timeout_s: float = setting(
+        600.0, "Seconds that a function of a DAG call waits for the functions before it.", minimum=0.1
+    )
+    trigger_timeout_s: float = setting(
+        60.0, "Seconds that a trigger waits for the schedule that it belongs to.", minimum=0.1
+    )
+    depart_timeout_s: float = setting(
+        30.0, "Seconds that a departing executor waits for triggers that are still to come.", minimum=0.1
+    )
+    reload_period_s: float = setting(
+        5.0, "Seconds after which a function that was registered again takes effect, at most.", minimum=0.05
+    )
+    runtime_dir: str = setting(
+        "",
+        "Folder for the executors' journals; empty: ray_sched-<user id> in the system's temporary folder.",
+        kind="file",
+    )
 
 
 @dataclass(frozen=True)

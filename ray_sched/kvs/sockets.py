@@ -59,9 +59,10 @@ class PushSockets:
         if found is not None and found[1] < older_than:
             self._sockets.pop(address)[0].close(0)
 
-    def close(self) -> None:
+    def close(self, linger_ms: int = 0) -> None:
+        """Give up all sockets; what waits in them may still go out until `linger_ms` have passed."""
         while self._sockets:
-            self._sockets.popitem()[1][0].close(0)
+            self._sockets.popitem()[1][0].close(linger_ms)
 
     def _connect(self, address: str) -> zmq.Socket[bytes] | None:
         if not ADDRESS.fullmatch(address):
