@@ -117,6 +117,13 @@ def connect(address: str, timeout_s: float) -> None:
             ) from error
 
 
+def disconnect() -> None:
+    """Leaves the cluster that `connect` joined; what runs there goes on."""
+    import ray
+
+    ray.shutdown()
+
+
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
     """Makes Ray take 127.0.0.1 for this machine's address, and so listen nowhere else.

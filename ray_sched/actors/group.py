@@ -152,14 +152,14 @@ class Group:
             # One that hangs may not use up the time of those after it.
             share = max(0.0, deadline - time.monotonic()) / (len(stages) - number + 1)
             refs = [self.handles[role].stop.remote() for role in stage]
-            done, hanging = ray.wait(refs, num_returns=len(refs), timeout=share)
-            for ref in done:
+            ray.wait(refs, num_returns=len(refs), timeout=share)
+            for role, ref in zip(stage, refs, strict=True):
                 try:
-                    ray.get(ref)
+                    ray.get(ref, timeout=0)
+                except GetTimeoutError:
+                    log.info("%s did not stop within %.1f s", role, share)
                 except (RayTaskError, RayActorError) as error:
-                    log.warning("%s did not stop cleanly: %s", "/".join(stage), error)
-            if hanging:
-                log.warning("%s of %s did not stop within %.1f s", len(hanging), "/".join(stage), share)
+                    log.info("%s did not stop cleanly: %s", role, plain_error(role, error))
         for handle in self.handles.values():
             ray.kill(handle, no_restart=True)
         _wait_until_free(self.name, list(self.handles), self._ports, deadline, timeout_s)

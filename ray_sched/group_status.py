@@ -1,0 +1,76 @@
+"""What `ray-sched status` tells: one plain object, gathered from the actors, and tables made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray_sched import running
+from ray_sched.errors import NotRunningError
+from ray_sched.holder import CONNECT_S
+
+
+def read(host: str, ray_address: str = "") -> dict[str, Any]:
+    """What runs on a host, with the keys `group`, `actors`, `executors`, `dags`, `functions` and `counts`.
+
+    Raises:
+        NotRunningError: nothing does, or it is still being started.
+    """
+    entry = running.find(host)
+    if not ray_address and entry is None:
+        raise NotRunningError(f"no scheduler group of this user runs on {host}; start one with: ray-sched up")
+    if not ray_address and entry is not None and not entry.ray_address:
+        raise NotRunningError(
+            f"the scheduler group on {host} is still being started; try again in some seconds"
+        )
+    from ray_sched.actors.cluster import connect, disconnect
+    from ray_sched.actors.group import Group
+
+    connect(ray_address or (entry.ray_address if entry else ""), CONNECT_S)
+    try:
+        group = Group.attach(entry.group if entry else host)
+        return _gather(group.name, group.status())
+    finally:
+        disconnect()
+
+
+def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    scheduler, policy = answers.get("scheduler", {}), answers.get("policy", {})
+    told: dict[str, Any] = {
+        "group": group,
+        "actors": answers,
+        "executors": policy.get("executors", []),
+        "dags": scheduler.get("dags", []),
+        "functions": scheduler.get("functions", []),
+    }
+    told["counts"] = {name: len(told[name]) for name in ("actors", "executors", "dags", "functions")}
+    return told
+
+
+def as_tables(told: dict[str, Any]) -> str:
+    """The same for people."""
+    actors = [[role, answer.get("error", "ready")] for role, answer in told["actors"].items()]
+    executors = [
+        [f"{e['ip']}:{e['tid']}", e["type"], ", ".join(e["functions"]) or "-", f"{e['utilization']:.0%}"]
+        for e in told["executors"]
+    ]
+    counts = ", ".join(f"{number} {name}" for name, number in told["counts"].items())
+    return "\n\n".join(
+        [
+            f"Group {told['group']}: {counts}",
+            _table(["ACTOR", "STATE"], actors),
+            _table(["EXECUTOR", "TYPE", "PINNED", "BUSY"], executors),
+            _table(["DAG", "FUNCTIONS"], [[d["name"], ", ".join(d["functions"])] for d in told["dags"]]),
+            _table(["FUNCTION"], [[name] for name in told["functions"]]),
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return f"No {head[0].lower() if head[0] != 'DAG' else 'DAG'}s"
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
+    )
+    return "\n".join(line.rstrip() for line in lines)
