@@ -148,6 +148,14 @@ class KvsClient:
         """As `put_bytes`, without waiting."""
         return self.put_future(key, LWW(self._timestamps.next(key), value))
 
+    def stats(self) -> dict[str, int]:
+        """Calls in flight, and how many answers were late or did not parse. From any thread."""
+        return {
+            "in_flight": self._exchange.in_flight,
+            "late_answers": self._exchange.late_answers,
+            "bad_answers": self._exchange.bad_answers,
+        }
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Fail what is in flight with KvsError, free the ports, end the thread. Again is harmless."""
         with self._lock:
@@ -197,9 +205,8 @@ class KvsClient:
         try:
             while not self._closed:
                 due = self._exchange.next_due()
-                ready = dict(
-                    poller.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1)
-                )
+                timeout_ms = None if due is None else max(0, int((due - time.monotonic()) * 1000) + 1)
+                ready = dict(poller.poll(timeout_ms))
                 effects: list[Effect] = []
                 now = time.monotonic()
                 if self._wake in ready:

@@ -26,7 +26,8 @@ from ray_sched.wire.ports import KVS_ROUTING, tcp
 M = TypeVar("M", bound=Message)
 
 PAUSE_S: Final = 0.02
-"""The mean pause after the first try, doubled after each further one."""
+"""The mean pause after the first try, doubled after each further one up to `LONGEST_PAUSE_S`."""
+LONGEST_PAUSE_S: Final = 0.5
 ASK_AGAIN: Final = (anna.WRONG_THREAD, anna.TIMEOUT, anna.NO_SERVERS)
 
 
@@ -136,9 +137,9 @@ class Exchange:
         self._numbers = 0
 
     @property
-    def calls(self) -> list[Call]:
-        """Those that are not finished."""
-        return list(self._calls.values())
+    def in_flight(self) -> int:
+        """How many calls are not finished."""
+        return len(self._calls)
 
     def next_due(self) -> float | None:
         """When `tick` has something to do; None when nothing is in flight."""
@@ -300,8 +301,8 @@ class Exchange:
         call.open = dict.fromkeys(call.open, "")
         call.unplaced = set()
         self._forget_requests(call)
-        pause_s = PAUSE_S * 2 ** (call.tries - 1) * self._rng.uniform(0.5, 1.5)
-        self._set_timer(call, now + pause_s)
+        pause_s = min(PAUSE_S * 2 ** (call.tries - 1), LONGEST_PAUSE_S)
+        self._set_timer(call, now + pause_s * self._rng.uniform(0.5, 1.5))
         return []
 
     def _gave_up(self, call: Call) -> RaySchedError:

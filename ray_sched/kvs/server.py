@@ -93,7 +93,10 @@ class KvsServer:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Answer what has been taken in, free the ports, end the thread. Again is harmless."""
+        """Finish the batch at hand, free the ports, end the thread. Again is harmless.
+
+        Answers still on their way are lost; clients ask again.
+        """
         if self._thread is None or self._stopping:
             return
         self._stopping = True

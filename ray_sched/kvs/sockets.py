@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
-ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):\d{1,5}")
+ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})")
 
 
 class PushSockets:
@@ -65,7 +65,8 @@ class PushSockets:
             self._sockets.popitem()[1][0].close(linger_ms)
 
     def _connect(self, address: str) -> zmq.Socket[bytes] | None:
-        if not ADDRESS.fullmatch(address):
+        parts = ADDRESS.fullmatch(address)
+        if parts is None or not 0 < int(parts[2]) < 1 << 16:
             raise BadMessageError(f"{address[:300]!r} is not an address like tcp://127.0.0.1:6460")
         if len(self._sockets) >= self._limit:
             self._give_up_oldest()

@@ -191,7 +191,7 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("COMMIT")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+        raise sqlite3.DatabaseError(" ".join(verdict.split()))
 
 
 def _load(connection: sqlite3.Connection, path: str) -> dict[str, Lattice]:
