@@ -78,6 +78,9 @@ class SchedulerConfig:
     request_timeout_s: float = setting(
         60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1
     )
+    result_timeout_s: float = setting(
+        60.0, "Seconds that a call through the actor handle waits for its result, unless it says otherwise.", minimum=0.1
+    )
     pin_timeout_s: float = setting(10.0, "Seconds that an executor has to answer a pin.", minimum=0.05)
     pin_grace_s: float = setting(
         1.0, "Seconds in which a status that lacks a fresh pin does not yet mean a restart.", minimum=0
@@ -126,8 +129,7 @@ class ExecutorConfig:
     )
     runtime_dir: str = setting(
         "",
-        "Folder for the executors' journals; empty: ray_sched-<user id> in the system's temporary folder.",
-        kind="file",
+        "Absolute path of the executors' journals; empty: ray_sched-<user id> in the temporary folder.",
     )
 
 

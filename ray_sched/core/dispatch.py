@@ -23,7 +23,7 @@ from ray_sched.errors import NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 
 CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
-"""The kinds of message that a call sends; each has a port of its own at the executor."""
+"""The kinds of message that a call sends, as `Layout` names their ports."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dispatched:
 
 
 def seq_at(now: float) -> int:
-    """The sequence number of what happens to an executor at `now`, in one order for all processes of a node."""
+    """The sequence number of what happens to an executor at `now`: one order for all processes of a node."""
     return int(now * 1e9)
 
 

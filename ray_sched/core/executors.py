@@ -73,8 +73,24 @@ class Executor:
     """One executor; only its table changes it."""
 
     __slots__ = (
-        "address", "backing_off", "backoff_until", "buckets", "fresh", "free", "functions", "gpu", "ip",
-        "last_seen", "name", "overloaded", "recent", "reported", "seq", "suspected", "tid", "utilization",
+        "address",
+        "backing_off",
+        "backoff_until",
+        "buckets",
+        "free",
+        "fresh",
+        "functions",
+        "gpu",
+        "ip",
+        "last_seen",
+        "name",
+        "overloaded",
+        "recent",
+        "reported",
+        "seq",
+        "suspected",
+        "tid",
+        "utilization",
     )  # fmt: skip
 
     def __init__(self, ip: str, tid: int) -> None:
@@ -134,7 +150,7 @@ class ExecutorTable:
         """Executors that changed since the copies were told, in order."""
         self.dirty_ips: dict[str, None] = {}
 
-    # --- what arrives -----------------------------------------------------------------------
+    # --- what arrives ---
 
     def on_status(self, status: Status, now: float, seq: int = 0) -> bool:
         """Take in a status; True if it changed more than the time of the last one."""
@@ -272,7 +288,7 @@ class ExecutorTable:
             self._back_off(executor, 0.0)
         return silent
 
-    # --- what dispatching changes -------------------------------------------------------------
+    # --- what dispatching changes ---
 
     def note_call(self, executor: Executor) -> None:
         """A call was sent to it."""
@@ -298,7 +314,7 @@ class ExecutorTable:
             self._place(executor)
             self.dirty[address] = None
 
-    # --- copies --------------------------------------------------------------------------------
+    # --- copies ---
 
     def record(self, address: Address) -> ExecutorRecord | None:
         """What copies are told of an executor; None if it is not known (any more)."""
@@ -343,7 +359,7 @@ class ExecutorTable:
         executor.seq = record.seq
         self._set_free(executor, record.free)
 
-    # --- for everybody ---------------------------------------------------------------------------
+    # --- for everybody ---
 
     def ips(self) -> set[str]:
         return {ip for ip, _ in self.executors}
@@ -374,7 +390,7 @@ class ExecutorTable:
         for key, ips in self.key_ips.items():
             assert ips and all(key in self._ip_keys[ip] for ip in ips)
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- inside ---
 
     def _new(self, address: Address, now: float = 0.0) -> Executor:
         executor = Executor(*address)

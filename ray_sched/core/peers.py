@@ -15,6 +15,9 @@ from ray_sched.wire import internal_pb2
 DELETED_KEPT = 10_000
 """How many deleted DAGs are remembered."""
 
+TOLD_DELETED = 1_000
+"""How many of them peers are told of."""
+
 
 class Peers:
     def __init__(self, host: str) -> None:
@@ -33,6 +36,10 @@ class Peers:
         self._deleted[dag] = None
         if len(self._deleted) > DELETED_KEPT:
             del self._deleted[next(iter(self._deleted))]
+
+    def recently_deleted(self) -> list[str]:
+        """What to tell those peers who can learn deletions, too."""
+        return list(self._deleted)[-TOLD_DELETED:]
 
     def created(self, dag: str) -> None:
         """A DAG of that name exists here (again)."""

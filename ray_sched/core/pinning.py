@@ -139,7 +139,7 @@ class Pinning:
         self.late_answers = 0
         self._last_tick: float | None = None
 
-    # --- events -------------------------------------------------------------------------------
+    # --- events ---
 
     def create(self, dag: str, requests: list[PinRequest], now: float) -> tuple[int, list[Effect]]:
         """Start to pin a DAG's functions; its end is a `Finished` with the number that is returned."""
@@ -279,7 +279,7 @@ class Pinning:
                     held.setdefault(pin.address, set()).add(pin.function)
             assert all(len(functions) <= self._capacity for functions in held.values())
 
-    # --- transactions -----------------------------------------------------------------------------
+    # --- transactions ---
 
     def _begin(self, dag: str, requests: list[PinRequest], *, repair: bool) -> _Transaction:
         attempts = [_Attempt(self._next_id, dag, request) for request in requests]
@@ -402,7 +402,7 @@ class Pinning:
                 if request is not None:
                     self._lost.setdefault(dag, []).append((request, now))
 
-    # --- whom to ask ------------------------------------------------------------------------------------
+    # --- whom to ask ---
 
     def _choose(self, attempt: _Attempt) -> Executor | None:
         candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
@@ -452,7 +452,7 @@ class Pinning:
         return any((pin.function, pin.address) == (function, address) for pin in held)
 
     def _colocated(self, attempt: _Attempt, candidates: list[Executor]) -> list[Executor]:
-        """Those on the node where the DAG's other colocated functions are, else on the node with most room."""
+        """Those on the node of the DAG's other colocated functions, else on the node with most room."""
         transaction = self._transactions[attempt.transaction]
         ips = {
             address[0]
@@ -484,10 +484,10 @@ class Pinning:
         kind = "GPU executor" if attempt.request.gpu else "executor"
         if attempt.tried:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
-            return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer, no other is free"
+            return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
         return f"no free {kind} for {attempt.request.function!r}: add executors, or delete a DAG"
 
-    # --- answers ---------------------------------------------------------------------------------------------
+    # --- answers ---
 
     def _expects_late(self, now: float) -> bool:
         for key in [key for key, (since, _) in self._given_up.items() if now - since >= QUARANTINE_S]:

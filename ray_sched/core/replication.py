@@ -7,6 +7,7 @@ restarted is noticed. An update renews the lease of whoever holds the copy.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from ray_sched.core.executors import ExecutorRecord, ExecutorTable
@@ -86,6 +87,16 @@ class Publisher:
         )
 
 
+class Outcome(enum.Enum):
+    """What became of an update."""
+
+    APPLIED = "applied"
+    OLD = "old"
+    """It was known already."""
+    GAP = "gap"
+    """One before it is missing: the whole has to be asked for."""
+
+
 class Replica:
     """Applies updates to a copy of the table, and knows until when the copy may be trusted."""
 
@@ -96,17 +107,17 @@ class Replica:
         self._number = -1
         self._until = float("-inf")
 
-    def apply(self, update: Update) -> bool:
-        """Take an update in; False if one before it is missing, and the whole has to be asked for."""
+    def apply(self, update: Update) -> Outcome:
+        """Take an update in, where it is the next one or the whole."""
         if update.whole:
             if update.epoch == self._epoch and update.number < self._number:
-                return True  # an old answer: what came after it is known here
+                return Outcome.OLD
             self._forget_all_but(update)
             self._epoch, self._number = update.epoch, update.number
         elif update.epoch != self._epoch or update.number > self._number + 1:
-            return False
+            return Outcome.GAP
         elif update.number <= self._number:
-            return True
+            return Outcome.OLD
         else:
             self._number = update.number
         for record in update.executors:
@@ -116,7 +127,7 @@ class Replica:
         for ip, keys in update.keys.items():
             self._table.set_cached_keys(ip, keys)
         self._until = max(self._until, update.sent_at + self._lease_s)
-        return True
+        return Outcome.APPLIED
 
     def may_decide(self, now: float) -> bool:
         """Whether the lease still runs."""

@@ -1,0 +1,111 @@
+"""One actor's way to another of its group: found by name, never waited for.
+
+`.remote()` costs its caller up to a millisecond, and in Ray's local mode the whole call. So a link
+makes it in a thread of its own where the caller says so, and hands the answer over as a future.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import ray
+
+from ray_sched.actors import names
+from ray_sched.errors import NotRunningError, RaySchedError, TimedOutError
+
+Answer = Callable[[Any, BaseException | None], None]
+
+
+class Link:
+    """Calls to the actor of one role. Thread-safe."""
+
+    def __init__(self, group: str, role: str, *, unanswered: int = 4) -> None:
+        self.role = role
+        self._group = group
+        self._handle: Any = None
+        self._room = threading.Semaphore(unanswered)
+
+    def ask(self, method: str, *args: Any) -> Future[Any]:
+        """Call a method; its result, or its error, comes with the future."""
+        try:
+            if self._handle is None:
+                self._handle = names.find(self._group, self.role)
+            future: Future[Any] = getattr(self._handle, method).remote(*args).future()
+        except (RaySchedError, ray.exceptions.RayError) as error:
+            future = Future()
+            future.set_exception(error)
+        return future
+
+    def get(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """Call a method and wait. Raises TimedOutError, NotRunningError, and what the method raised."""
+        try:
+            return self.ask(method, *args).result(timeout_s)
+        except ray.exceptions.RayError as error:  # first: an actor's own TimedOutError is a TimeoutError, too
+            raise own_error(error) from None
+        except FutureTimeoutError:
+            raise TimedOutError(
+                f"the {self.role} actor did not answer {method} within {timeout_s:g} s"
+            ) from None
+
+    def tell(self, method: str, *args: Any) -> bool:
+        """Call a method without an interest in its result; False (and nothing is sent) while too many
+        earlier ones are unanswered: the caller keeps what it has to say until there is room."""
+        if not self._room.acquire(blocking=False):
+            return False
+        self.ask(method, *args).add_done_callback(self._answered)
+        return True
+
+    def has_room(self) -> bool:
+        """Whether `tell` would send now; true for whoever is the only one to call `tell`."""
+        if self._room.acquire(blocking=False):
+            self._room.release()
+            return True
+        return False
+
+    def _answered(self, future: Future[Any]) -> None:
+        self._room.release()
+        future.exception()  # a peer that is restarting is told again by what its caller does next
+
+
+class Lane:
+    """Threads in which calls are made, so that the caller does not pay for them."""
+
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def ask(self, link: Link, method: str, args: tuple[Any, ...], answer: Answer) -> None:
+        """Call a method; `answer(result, error)` is called in some thread, once."""
+
+        def answered(future: Future[Any]) -> None:
+            error = future.exception()
+            answer(None if error else future.result(), error)
+
+        self.run(lambda: link.ask(method, *args).add_done_callback(answered))
+
+    def tell(self, link: Link, method: str, *args: Any) -> None:
+        self.run(lambda: link.tell(method, *args))
+
+    def run(self, call: Callable[[], Any]) -> None:
+        try:
+            self._pool.submit(call)
+        except RuntimeError:  # it was closed: nobody is interested any more
+            return
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def own_error(error: BaseException) -> Exception:
+    """The error of ours behind what Ray raises; a dead actor becomes a NotRunningError."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, RaySchedError):
+        return cause
+    if isinstance(error, RaySchedError):
+        return error
+    if isinstance(error, ray.exceptions.RayActorError):
+        return NotRunningError(f"an actor of the group is not there: {str(error).splitlines()[0]}")
+    return RaySchedError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,302 @@
+"""The Policy: what is known of the executors, and where a function is pinned.
+
+Its table is the one whose word counts; the Scheduler has a copy, and each Ingress a copy of that.
+Ray's threads and a ticker share the state under one lock; nothing waits while it holds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Final
+
+import ray
+
+from ray_sched.actors import names
+from ray_sched.actors.link import Link
+from ray_sched.actors.messages import (
+    Booked,
+    Event,
+    PinAnswered,
+    Pinned,
+    Seen,
+    Send,
+    StatusSeen,
+    Suspected,
+)
+from ray_sched.actors.process import prepare_process
+from ray_sched.config import Config
+from ray_sched.core.executors import Address, ExecutorTable
+from ray_sched.core.pinning import Effect, Finished, Pinning, PinRequest, SendPin
+from ray_sched.core.replication import Publisher, Update
+from ray_sched.errors import RaySchedError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.wire import internal_pb2, shared_pb2
+from ray_sched.wire.codec import parse
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+CACHED_KEYS: Final = "ANNA_METADATA|cache_ip|"
+RECOVERY_S: Final = 2.0
+"""How long a restarted Policy waits for the Ingress to tell what it knows."""
+
+
+class PolicyActor:
+    CONCURRENCY_GROUPS: Final = {"events": 1, "pins": 64}
+
+    def __init__(self, config: Config) -> None:
+        prepare_process(config, "policy")
+        self._config = config
+        group = config.group_name
+        self._ingress = Link(group, names.INGRESS, unanswered=10_000)
+        self._scheduler = Link(group, names.SCHEDULER)
+        self._lock = threading.RLock()
+        rng = random.Random(config.policy.seed or None)
+        self._table = ExecutorTable(
+            config.policy,
+            local=config.local,
+            pin_grace_s=config.scheduler.pin_grace_s,
+            executor_timeout_s=config.scheduler.executor_timeout_s,
+        )
+        self._pinning = Pinning(
+            self._table,
+            rng,
+            functions_per_executor=config.functions_per_executor,
+            local=config.local,
+            pin_timeout_s=config.scheduler.pin_timeout_s,
+            settle_s=config.scheduler.pin_grace_s,
+        )
+        self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
+        self._waiters: dict[int, Future[Finished]] = {}
+        self._kvs = KvsClient(
+            config.kvs_host,
+            config.host,
+            timeout_s=config.kvs.timeout_s,
+            retries=config.kvs.retries,
+            routing_ports=config.kvs.routing_ports,
+        )
+        self._recovered = threading.Event()
+        self._stopping = threading.Event()
+        self._ticker = threading.Thread(target=self._run, name="policy-ticker", daemon=True)
+        self._ticker.start()
+
+    # --- the actor's methods ---
+
+    @ray.method(concurrency_group="events")
+    def on_events(self, events: Sequence[Event]) -> None:
+        """What an ingress saw, in order."""
+        now = time.monotonic()
+        with self._lock:
+            for event in events:
+                self._on_event(event, now)
+            self._publish(now)
+
+    @ray.method(concurrency_group="pins")
+    def pin_dag(self, dag: str, requests: list[PinRequest], timeout_s: float) -> Pinned:
+        """Pin a DAG's functions, all or none; waits at most `timeout_s` seconds."""
+        done: Future[Finished] = Future()
+        with self._lock:
+            now = time.monotonic()
+            number, effects = self._pinning.create(dag, requests, now)
+            self._waiters[number] = done
+            self._carry_out(effects)
+        try:
+            finished = done.result(timeout_s)
+        except FutureTimeoutError:
+            with self._lock:
+                reason = f"its functions were not pinned within {timeout_s:g} s"
+                self._carry_out(self._pinning.cancel(number, reason, time.monotonic()))
+            finished = done.result(timeout_s)  # the cancellation has set it
+        with self._lock:
+            records = [self._table.record(pin.address) for pin in finished.pins]
+            self._publish(time.monotonic())
+        return Pinned(
+            finished.pins, tuple(record for record in records if record is not None), finished.reason
+        )
+
+    @ray.method(concurrency_group="pins")
+    def release_dag(self, dag: str) -> None:
+        """The DAG is deleted."""
+        with self._lock:
+            now = time.monotonic()
+            self._carry_out(self._pinning.release(dag, now))
+            self._publish(now)
+
+    @ray.method(concurrency_group="pins")
+    def adopt_dags(self, dags: dict[str, list[PinRequest]]) -> None:
+        """The DAGs that exist, from a Scheduler that found this Policy (or itself) restarted."""
+        self._recovered.wait(RECOVERY_S)
+        with self._lock:
+            for dag, requests in dags.items():
+                self._carry_out(self._pinning.adopt(dag, requests, time.monotonic()))
+
+    @ray.method(concurrency_group="events")
+    def merge_locations(self, locations: list[tuple[str, Address]]) -> None:
+        """What a peer says of who holds what."""
+        with self._lock:
+            self._table.merge_locations(locations, time.monotonic())
+
+    def whole_table(self) -> Update | None:
+        """All that is known; None until what was known before a restart has been recovered."""
+        if not self._recovered.is_set():
+            return None
+        with self._lock:
+            return self._publisher.whole(time.monotonic())
+
+    def locations(self) -> list[tuple[str, Address]]:
+        """Who holds what, for the peers."""
+        with self._lock:
+            return list(self._table.locations())
+
+    def ready(self) -> dict[str, Any]:
+        self._recovered.wait(self._config.start_timeout_s)
+        return {"policy": self._config.policy.name}
+
+    def status(self) -> dict[str, Any]:
+        now = time.monotonic()
+        with self._lock:
+            pinned: dict[Address, list[str]] = {}
+            for pins in self._pinning.pins.values():
+                for pin in pins:
+                    pinned.setdefault(pin.address, []).append(f"{pin.dag}/{pin.function}")
+            executors = [
+                {
+                    "address": executor.name,
+                    "ip": executor.ip,
+                    "tid": executor.tid,
+                    "type": "GPU" if executor.gpu else "CPU",
+                    "functions": sorted(executor.functions),
+                    "pinned_for": sorted(pinned.get(executor.address, [])),
+                    "free": executor.free,
+                    "overloaded": executor.overloaded,
+                    "utilization": round(executor.utilization, 3),
+                    "recent_calls": executor.recent,
+                    "last_status_s": round(now - executor.last_seen, 1),
+                }
+                for executor in sorted(self._table.executors.values(), key=lambda e: e.address)
+            ]
+            return {
+                "policy": self._config.policy.name,
+                "executors": executors,
+                "missing_pins": self._pinning.missing(),
+                "late_pin_answers": self._pinning.late_answers,
+                "cached_keys": len(self._table.key_ips),
+            }
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._ticker.join(5.0)
+        self._kvs.close()
+
+    # --- inside ---
+
+    def _on_event(self, event: Event, now: float) -> None:
+        match event:
+            case StatusSeen(status, seq, at):
+                known = status.address in self._table.executors
+                self._table.on_status(status, at, seq)
+                if status.running:
+                    self._carry_out(self._pinning.on_status(status.address, status.functions, now))
+                elif known:
+                    self._carry_out(self._pinning.on_gone(status.address, now))
+            case PinAnswered(success, name):
+                self._carry_out(self._pinning.on_answer(success, name, now))
+            case Seen(addresses, at):
+                self._table.on_seen(addresses, at)
+            case Booked(address, seq):
+                if executor := self._table.executors.get(address):
+                    self._table.book(executor, seq)
+            case Suspected(address):
+                self._table.suspect(address)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        sends: list[Send] = []
+        for effect in effects:
+            if isinstance(effect, Finished):
+                waiter = self._waiters.pop(effect.transaction, None)
+                if waiter is not None:
+                    waiter.set_result(effect)
+                continue
+            ip, tid = effect.address
+            if isinstance(effect, SendPin):
+                message = internal_pb2.PinFunction(
+                    name=effect.function, response_address=self._config.host, batching=effect.batching
+                )
+                sends.append((ip, tid, "pin", message.SerializeToString()))
+            else:
+                sends.append((ip, tid, "unpin", effect.function.encode()))
+        if sends:
+            self._ingress.tell("send", tuple(sends))
+
+    def _publish(self, now: float, heartbeat: bool = False) -> None:
+        """Tell the Scheduler what changed. When it does not answer, what changed stays to be told."""
+        if not self._recovered.is_set() or not (heartbeat or self._publisher.has_changes()):
+            return
+        if self._scheduler.has_room():
+            self._scheduler.tell("on_executors", self._publisher.next_update(now))
+
+    def _run(self) -> None:
+        self._recover()
+        next_heartbeat = next_keys = next_table_tick = 0.0
+        while not self._stopping.wait(TICK_S):
+            now = time.monotonic()
+            with self._lock:
+                self._carry_out(self._pinning.tick(now))
+                if now >= next_table_tick:
+                    for address in self._table.tick(now):
+                        log.warning("executor=%s:%d is silent and counts as gone", *address)
+                        self._carry_out(self._pinning.on_gone(address, now))
+                    next_table_tick = now + self._config.scheduler.heartbeat_s
+                heartbeat = now >= next_heartbeat
+                self._publish(now, heartbeat)
+                if heartbeat:
+                    next_heartbeat = now + self._config.scheduler.heartbeat_s
+            if now >= next_keys:
+                self._read_cached_keys()
+                next_keys = now + self._config.stats.policy_period_s
+
+    def _recover(self) -> None:
+        """After a restart, begin with what the Ingress knows."""
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            self._recovered.set()
+            return
+        try:
+            snapshot: Update = self._ingress.get("snapshot", timeout_s=RECOVERY_S)
+        except RaySchedError as error:
+            log.info("no executors recovered: %s", error)
+        else:
+            with self._lock:
+                for record in snapshot.executors:
+                    self._table.apply(record)
+                    self._table.dirty[record.ip, record.tid] = None
+                for ip, keys in snapshot.keys.items():
+                    self._table.set_cached_keys(ip, keys)
+        self._recovered.set()
+
+    def _read_cached_keys(self) -> None:
+        """Ask the key-value store what is cached at each executor's IP; the answer comes later."""
+        with self._lock:
+            ips = sorted(self._table.ips())
+        if ips:
+            future = self._kvs.get_many_future([CACHED_KEYS + ip for ip in ips])
+            future.add_done_callback(self._on_cached_keys)
+
+    def _on_cached_keys(self, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            log.warning("the cached keys stay as they were: %s", error)
+            return
+        with self._lock:
+            for key, lattice in future.result().items():
+                try:
+                    keys = parse(shared_pb2.StringSet, lattice.value).keys if lattice is not None else ()
+                except (RaySchedError, AttributeError) as wrong:
+                    log.warning("key=%s holds no set of cached keys: %s", key, wrong)
+                    continue
+                self._table.set_cached_keys(key.removeprefix(CACHED_KEYS), keys)

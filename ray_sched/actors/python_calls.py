@@ -1,0 +1,118 @@
+"""Calls by Python programs through the Scheduler's handle: arguments to values, and the wait for results.
+
+A result is not unpickled here: it travels to the caller as a `RemoteValue`, which turns into the
+object where Ray hands it over.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ray_sched import values
+from ray_sched.config import Config
+from ray_sched.core.results import error_in
+from ray_sched.errors import KeyMissingError, RaySchedError, TimedOutError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import LWW, Lattice, MultiCausal, SingleCausal
+from ray_sched.responses import ResponsePool
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.codec import parse
+
+FIRST_PAUSE_S: Final = 0.0005
+LONGEST_PAUSE_S: Final = 0.02
+
+Place = Callable[[cb.FunctionCall | cb.DagCall, Callable[[BaseException], None]], None]
+"""Dispatches a call and sends it; whatever goes wrong with sending comes to the second argument."""
+
+
+class RemoteValue:
+    """A serialized value that becomes its object where it is unpickled, and nowhere before."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return values.loads, (self._raw,)
+
+
+class PythonCalls:
+    def __init__(self, config: Config, kvs: KvsClient, place: Place) -> None:
+        self._timeout_s = config.scheduler.result_timeout_s
+        self._kvs = kvs
+        self._place = place
+        self._responses = ResponsePool(config.host)
+
+    def call(self, name: str, args: Sequence[Any], timeout_s: float | None) -> RemoteValue:
+        """One function's result.
+
+        Raises NoResourcesError, ExecutionError, FunctionNotFoundError, TimedOutError.
+        """
+        key = str(uuid.uuid4())
+        call = cb.FunctionCall(name=name, arguments=arguments(args), response_key=key)
+        failures: list[BaseException] = []
+        self._place(call, failures.append)
+        deadline = time.monotonic() + (timeout_s or self._timeout_s)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            lattice = self._kvs.get(key)
+            if lattice is not None:
+                return result_of(payload_of(lattice))
+            if failures:
+                raise failures[0]
+            if time.monotonic() >= deadline:
+                raise TimedOutError(f"no result of {name!r} within {timeout_s or self._timeout_s:g} s")
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+    def call_dag(self, name: str, args: Mapping[str, Sequence[Any]], timeout_s: float | None) -> RemoteValue:
+        """A DAG's result. Raises NoSuchDagError, NoResourcesError, ExecutionError, TimedOutError."""
+        response = self._responses.lease()
+        try:
+            call = cb.DagCall(name=name, response_address=response.address)
+            for function, given in args.items():
+                call.function_args[function].CopyFrom(arguments(given))
+            self._place(call, response.fail)
+            return result_of(response.wait(timeout_s or self._timeout_s))
+        except BaseException:
+            response.cancel()
+            raise
+
+    def get(self, key: str) -> RemoteValue:
+        """A key's value. Raises KeyMissingError, KvsError, TimedOutError."""
+        lattice = self._kvs.get(key)
+        if lattice is None:
+            raise KeyMissingError(f"the key-value store has no key {key!r}")
+        return RemoteValue(payload_of(lattice))
+
+    def put(self, key: str, value: Any) -> None:
+        self._kvs.put_bytes(key, values.dumps(value))
+
+    def close(self) -> None:
+        self._responses.close()
+
+
+def arguments(given: Sequence[Any]) -> cb.Arguments:
+    """Arguments as the wire has them: a list or tuple of Python objects."""
+    return cb.Arguments(values=[values.to_value(argument) for argument in given])
+
+
+def payload_of(lattice: Lattice) -> bytes:
+    """The one value that readers of a key see; of concurrent writes the first."""
+    if isinstance(lattice, LWW):
+        return lattice.value
+    if isinstance(lattice, SingleCausal | MultiCausal):
+        return min(lattice.values)
+    raise RaySchedError(
+        f"a {type(lattice).__name__} is no single value: read it through the key-value store's client"
+    )
+
+
+def result_of(raw: bytes) -> RemoteValue:
+    """A call's result. Raises the exception that an error value stands for."""
+    error = error_in(parse(cb.Value, raw))
+    if error is not None:
+        raise error
+    return RemoteValue(raw)

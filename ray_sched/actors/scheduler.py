@@ -1,0 +1,534 @@
+"""The Scheduler: what functions and DAGs exist, and the dispatch table that it leases to ingresses.
+
+Three ways lead here: requests that an Ingress forwards (`request`, `decide`), updates from the
+Policy (`on_executors`), and Python programs on the cluster (`register` and those after it). What
+has to wait (for the key-value store, for pins) waits in the caller's own thread and holds no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import cloudpickle
+import ray
+
+from ray_sched.actors import names
+from ray_sched.actors.link import Link
+from ray_sched.actors.messages import Booked, Decision, Pinned, Send
+from ray_sched.actors.process import prepare_process
+from ray_sched.actors.python_calls import PythonCalls, RemoteValue
+from ray_sched.client import DagFunction, build_dag
+from ray_sched.config import Config
+from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
+from ray_sched.core.executors import ExecutorTable
+from ray_sched.core.pinning import PinRequest
+from ray_sched.core.policies import load_policy
+from ray_sched.core.registry import Registry
+from ray_sched.core.replication import Outcome, Publisher, Replica, Update
+from ray_sched.errors import (
+    BadMessageError,
+    NoResourcesError,
+    NoSuchDagError,
+    RaySchedError,
+)
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import LWW, SetLattice
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import ports, shared_pb2
+from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
+
+log = logging.getLogger(__name__)
+
+FUNCTIONS: Final = "funcs/"
+FUNCTION_INDEX: Final = "funcs/index-allfuncs"
+DAG_INDEX: Final = "ray_sched/dags/"
+"""Followed by the group's name: LWW of a `StringSet` of the DAGs that exist. Ours alone: the legacy
+systems keep no such index, and forget their DAGs when they restart."""
+RETRY_S: Final = 1.0
+
+
+class SchedulerActor:
+    CONCURRENCY_GROUPS: Final = {"events": 1, "calls": 1, "requests": 32, "api": 64}
+
+    def __init__(self, config: Config) -> None:
+        prepare_process(config, "scheduler")
+        self._config = config
+        group = config.group_name
+        self._policy = Link(group, names.POLICY)
+        self._ingress = Link(group, names.INGRESS)
+        self._gossip = Link(group, names.GOSSIP, unanswered=64)
+        self._stats = Link(group, names.STATS)
+        self._lock = threading.RLock()
+        self._index_lock = threading.Lock()
+        self._registry = Registry()
+        self._arrivals = Arrivals()
+        self._table = ExecutorTable(
+            config.policy,
+            local=config.local,
+            pin_grace_s=config.scheduler.pin_grace_s,
+            executor_timeout_s=config.scheduler.executor_timeout_s,
+        )
+        self._replica = Replica(self._table, config.scheduler.lease_s)
+        self._policy_epoch = -1
+        self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
+        self._dispatcher = Dispatcher(
+            self._table,
+            self._registry.plans(),
+            load_policy(config.policy),
+            random.Random(config.policy.seed or None),
+            self._arrivals,
+        )
+        self._kvs = KvsClient(
+            config.kvs_host,
+            config.host,
+            timeout_s=config.kvs.timeout_s,
+            retries=config.kvs.retries,
+            routing_ports=config.kvs.routing_ports,
+        )
+        self._python = PythonCalls(config, self._kvs, self._place)
+        self._recovered = threading.Event()
+        self._fresh = threading.Event()
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._run, name="scheduler-heart", daemon=True)
+        self._heart.start()
+
+    # --- what an ingress forwards ---
+
+    @ray.method(concurrency_group="calls")
+    def decide(self, port: int, body: bytes) -> Decision:
+        """A call that the ingress may not decide: the answer and what to send. Never waits."""
+        return self._decision(lambda: self._decide(port, body))
+
+    @ray.method(concurrency_group="requests")
+    def request(self, port: int, body: bytes) -> Decision:
+        """Any other request; waits for the key-value store and for pins."""
+        return self._decision(lambda: Decision(self._request(port, body)))
+
+    def _decision(self, decide: Callable[[], Decision]) -> Decision:
+        try:
+            return decide()
+        except RaySchedError as error:
+            return Decision(refusal(error))
+
+    def _decide(self, port: int, body: bytes) -> Decision:
+        now = time.monotonic()
+        with self._lock:
+            self._check_may_decide(now)
+            if port == ports.DAG_CALL:
+                dispatched = self._dispatcher.call_dag(parse(cb.DagCall, body), now, time.time())
+            elif port == ports.CONTINUATION:
+                dispatched = self._dispatcher.continue_dag(parse(cb.Continuation, body), now, time.time())
+            else:
+                dispatched = self._dispatcher.call(parse(cb.FunctionCall, body), now)
+            sends = self._sends(dispatched, now)
+        return Decision(Reply(accepted(dispatched.response_id)), sends)
+
+    def _check_may_decide(self, now: float) -> None:
+        if not self._recovered.is_set() or not self._replica.may_decide(now):
+            raise NoResourcesError("the scheduler does not know the executors (yet): try again")
+
+    def _sends(self, dispatched: Dispatched, now: float) -> tuple[Send, ...]:
+        booked = [executor.address for executor, kind, _ in dispatched.sends if kind == CALL]
+        if booked and not self._config.local:
+            self._policy.tell("on_events", [Booked(address, seq_at(now)) for address in booked])
+        return tuple((e.ip, e.tid, kind, message) for e, kind, message in dispatched.sends)
+
+    def _request(self, port: int, body: bytes) -> Reply:
+        if port == ports.FUNCTION_CREATE:
+            self.create_function(parse(cb.Function, body))
+            return OK
+        if port == ports.LIST:
+            names = self.function_names(parse_text("prefix", body))
+            return Reply(shared_pb2.StringSet(keys=names).SerializeToString())
+        if port == ports.DAG_CREATE:
+            self.create_dag(parse(cb.Dag, body))
+            return OK
+        if port == ports.DAG_DELETE:
+            self.remove_dag(parse_text("DAG name", body))
+            return OK
+        raise BadMessageError(f"port {port} takes no requests")
+
+    # --- functions ---
+
+    def create_function(self, function: cb.Function) -> None:
+        """Store a function and name it in the index. Raises BadMessageError, KvsError, TimedOutError."""
+        if not function.name:
+            raise BadMessageError("a function needs a name")
+        key = FUNCTIONS + function.name
+        if key == FUNCTION_INDEX:
+            raise BadMessageError(f"{function.name!r} is the name of the index itself: choose another")
+        self._kvs.put_bytes(key, function.body)
+        self._kvs.put(FUNCTION_INDEX, SetLattice(frozenset([key.encode()])))
+        with self._lock:
+            self._registry.add_function(function.name)
+
+    def function_names(self, prefix: str) -> list[str]:
+        """The functions in the key-value store's index, other schedulers' among them."""
+        try:
+            self._learn_functions()
+        except RaySchedError as error:
+            log.warning("the list of functions is as of the last time: %s", error)
+        with self._lock:
+            return self._registry.functions(prefix)
+
+    def _learn_functions(self) -> None:
+        index = self._kvs.get(FUNCTION_INDEX)
+        if isinstance(index, SetLattice):
+            with self._lock:
+                for key in index.values:
+                    name = key.decode(errors="replace")
+                    if name.startswith(FUNCTIONS):
+                        self._registry.add_function(name.removeprefix(FUNCTIONS))
+
+    def _learn_functions_of(self, dag: cb.Dag) -> None:
+        """Look up what the DAG needs and is not known here: another scheduler may have registered it."""
+        with self._lock:
+            unknown = [f.name for f in dag.functions if f.name and not self._registry.has_function(f.name)]
+        found = self._kvs.get_many([FUNCTIONS + name for name in unknown]) if unknown else {}
+        with self._lock:
+            for key, lattice in found.items():
+                if lattice is not None:
+                    self._registry.add_function(key.removeprefix(FUNCTIONS))
+
+    # --- DAGs ---
+
+    def create_dag(self, dag: cb.Dag, num_replicas: int = 0) -> None:
+        """Pin a DAG's functions and persist it, or leave nothing.
+
+        Raises DagExistsError, InvalidDagError, FunctionNotFoundError, NoResourcesError, KvsError,
+        TimedOutError.
+        """
+        self._wait_recovered()
+        if not self._registry.has_dag(dag.name):
+            self._learn_functions_of(dag)
+        with self._lock:
+            self._registry.begin_create(dag)
+        try:
+            pinned = self._pin(dag, num_replicas or self._config.scheduler.num_replicas)
+        except BaseException:
+            with self._lock:
+                self._registry.abort(dag.name)
+            raise
+        try:
+            self._kvs.put_bytes(dag.name, dag.SerializeToString())
+            self._write_index(add=dag.name)
+        except BaseException:
+            with self._lock:
+                self._registry.abort(dag.name)
+            self._policy.tell("release_dag", dag.name)
+            raise
+        with self._lock:
+            for record in pinned.executors:
+                self._table.apply(record)
+                self._table.dirty[record.ip, record.tid] = None
+            self._registry.commit(dag)
+            self._publisher.set_dag(dag.name, dag.SerializeToString())
+        self._gossip.tell("dag_created", dag.name)
+        self._publish_and_wait()
+
+    def _pin(self, dag: cb.Dag, replicas: int) -> Pinned:
+        timeout_s = self._config.scheduler.request_timeout_s
+        # The Policy ends it in time itself; the margin is for the call.
+        pinned: Pinned = self._policy.get(
+            "pin_dag", dag.name, pin_requests(dag, replicas), timeout_s * 0.8, timeout_s=timeout_s
+        )
+        if pinned.reason:
+            raise NoResourcesError(f"DAG {dag.name!r} was not created: {pinned.reason}")
+        return pinned
+
+    def remove_dag(self, name: str) -> None:
+        """Forget a DAG and release its pins. Raises NoSuchDagError, KvsError, TimedOutError."""
+        self._wait_recovered()
+        with self._lock:
+            self._registry.dag(name)
+        self._write_index(remove=name)
+        with self._lock:
+            if not self._registry.has_dag(name):
+                raise NoSuchDagError(f"no DAG {name!r} exists: somebody else deleted it at the same time")
+            self._registry.remove(name)
+            self._arrivals.forget_dag(name)
+            self._publisher.set_dag(name, None)
+        self._gossip.tell("dag_deleted", name)
+        # Whoever looks the DAG up by its key alone (a peer) finds it empty from now on.
+        self._kvs.put_bytes(name, b"")
+        self._policy.get("release_dag", name, timeout_s=self._config.scheduler.request_timeout_s)
+        self._publish_and_wait()
+
+    def _write_index(self, *, add: str = "", remove: str = "") -> None:
+        with self._index_lock:
+            with self._lock:
+                dags = set(self._registry.dags())
+            dags = (dags | {add} if add else dags) - {remove}
+            self._kvs.put_bytes(
+                self._index_key(), shared_pb2.StringSet(keys=sorted(dags)).SerializeToString()
+            )
+
+    def _index_key(self) -> str:
+        return DAG_INDEX + self._config.group_name
+
+    @ray.method(concurrency_group="requests")
+    def learn_dags(self, candidates: list[str]) -> list[str]:
+        """Look up DAGs that a peer named; those that exist are called from here, too."""
+        with self._lock:
+            unknown = [name for name in candidates if not self._registry.has_dag(name)]
+        learned = self._load_dags(unknown)
+        if learned:
+            self._publish_and_wait()
+        return learned
+
+    @ray.method(concurrency_group="events")
+    def dag_names(self) -> list[str]:
+        with self._lock:
+            return sorted(self._registry.dags())
+
+    def _load_dags(self, names: list[str]) -> list[str]:
+        loaded = []
+        for name, lattice in self._kvs.get_many(names).items() if names else ():
+            if not isinstance(lattice, LWW) or not lattice.value:
+                continue
+            try:
+                dag = parse(cb.Dag, lattice.value)
+                if dag.name != name:
+                    raise BadMessageError(f"the DAG in it is named {dag.name!r}")
+                with self._lock:
+                    self._registry.begin_create(dag, lambda function: True)
+                    self._registry.commit(dag)
+                    self._publisher.set_dag(name, lattice.value)
+            except RaySchedError as error:
+                log.warning("key=%s holds no DAG that can be called: %s", name, error)
+                continue
+            loaded.append(name)
+        return loaded
+
+    # --- the table ---
+
+    @ray.method(concurrency_group="events")
+    def on_executors(self, update: Update) -> None:
+        """What the Policy knows of the executors."""
+        with self._lock:
+            outcome = self._replica.apply(update)
+            if outcome is Outcome.APPLIED:
+                for record in update.executors:
+                    self._table.dirty[record.ip, record.tid] = None
+                self._table.dirty.update(dict.fromkeys(update.removed))
+                self._fresh.set()
+                new_policy = update.epoch != self._policy_epoch
+                self._policy_epoch = update.epoch
+        if outcome is Outcome.GAP:
+            self._ask_policy()
+        elif outcome is Outcome.APPLIED:
+            if new_policy and self._recovered.is_set():
+                self._hand_dags_to_policy()
+            self._publish()
+
+    def _ask_policy(self) -> None:
+        def got(future: Any) -> None:
+            if future.exception() is None and future.result() is not None:
+                self.on_executors(future.result())
+
+        self._policy.ask("whole_table").add_done_callback(got)
+
+    def _hand_dags_to_policy(self) -> None:
+        with self._lock:
+            dags = {
+                name: pin_requests(dag, self._config.scheduler.num_replicas)
+                for name, dag in self._registry.dags().items()
+            }
+        self._policy.tell("adopt_dags", dags)
+
+    @ray.method(concurrency_group="events")
+    def whole_table(self) -> Update | None:
+        """For an ingress that starts or missed something; None until this Scheduler knows it itself."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._recovered.is_set() or not self._replica.may_decide(now):
+                return None
+            return self._publisher.whole(now)
+
+    def _publish(self, *, always: bool = False, heartbeat: bool = False) -> Any:
+        """Tell the ingress what changed, and so renew its lease; not on a table that is out of date."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._recovered.is_set() or not self._replica.may_decide(now):
+                return None
+            if always:
+                return self._ingress.ask("apply", self._publisher.next_update(now))
+            # An ingress that does not keep up is told later, of all that changed, in one piece.
+            if (heartbeat or self._publisher.has_changes()) and self._ingress.has_room():
+                self._ingress.tell("apply", self._publisher.next_update(now))
+            return None
+
+    def _publish_and_wait(self) -> None:
+        """Publish, and wait until the ingress has it, so that what was acknowledged holds there.
+
+        An ingress that does not answer loses its lease; after that it asks.
+        """
+        future = self._publish(always=True)
+        if future is None:
+            return
+        try:
+            future.result(self._config.scheduler.lease_s)
+        except Exception as error:
+            log.warning("the ingress did not take the update: %s", error)
+
+    def _run(self) -> None:
+        self._recover()
+        while not self._stopping.wait(self._config.scheduler.heartbeat_s):
+            if not self._replica.may_decide(time.monotonic()):
+                self._ask_policy()
+            self._publish(heartbeat=True)
+            batch = self._arrivals.take()
+            if batch is not None:
+                self._stats.tell("record", batch)
+
+    def _recover(self) -> None:
+        """Read back what was acknowledged before a restart; nothing is answered until that is done."""
+        while not self._stopping.is_set():
+            try:
+                self._learn_functions()
+                index = self._kvs.get_bytes(self._index_key())
+                names = list(parse(shared_pb2.StringSet, index).keys) if index else []
+                loaded = self._load_dags(names)
+                if loaded:
+                    log.info("dags=%d were read back from the key-value store", len(loaded))
+            except RaySchedError as error:
+                log.warning("waiting for the key-value store: %s", error)
+                self._stopping.wait(RETRY_S)
+                continue
+            self._recovered.set()
+            self._hand_dags_to_policy()
+            self._ask_policy()
+            return
+
+    def _wait_recovered(self) -> None:
+        if not self._recovered.wait(self._config.scheduler.request_timeout_s):
+            raise NoResourcesError("the scheduler still waits for the key-value store: try again")
+
+    # --- for Python programs on the cluster ---
+
+    @ray.method(concurrency_group="api")
+    def register(self, function: Any, name: str) -> str:
+        """Register a function, or a tuple `(cls, args)` of a class with `run`; returns the name.
+
+        Raises BadMessageError, KvsError, TimedOutError.
+        """
+        self.create_function(cb.Function(name=name, body=cloudpickle.dumps(function)))
+        return name
+
+    @ray.method(concurrency_group="api")
+    def register_dag(
+        self,
+        name: str,
+        functions: Sequence[str | DagFunction],
+        connections: Sequence[tuple[str, str]] = (),
+        colocated: Sequence[str] = (),
+        num_replicas: int = 0,
+    ) -> str:
+        """Create a DAG, pinned `num_replicas` times (0: as configured); returns the name.
+
+        Raises DagExistsError, InvalidDagError, FunctionNotFoundError, NoResourcesError, KvsError,
+        TimedOutError.
+        """
+        self.create_dag(build_dag(name, functions, connections, colocated), num_replicas)
+        return name
+
+    @ray.method(concurrency_group="api")
+    def call(self, name: str, *args: Any, timeout_s: float | None = None) -> RemoteValue:
+        """Call a function once; its result is what `ray.get` gives.
+
+        Raises NoResourcesError, FunctionNotFoundError, ExecutionError, TimedOutError.
+        """
+        return self._python.call(name, args, timeout_s)
+
+    @ray.method(concurrency_group="api")
+    def call_dag(
+        self, name: str, args: Mapping[str, Sequence[Any]] | None = None, *, timeout_s: float | None = None
+    ) -> RemoteValue:
+        """Call a DAG with each function's list of arguments; its result is what `ray.get` gives.
+
+        Raises NoSuchDagError, NoResourcesError, ExecutionError, TimedOutError.
+        """
+        return self._python.call_dag(name, args or {}, timeout_s)
+
+    @ray.method(concurrency_group="api")
+    def delete_dag(self, name: str) -> None:
+        """Raises NoSuchDagError, KvsError, TimedOutError."""
+        self.remove_dag(name)
+
+    @ray.method(concurrency_group="api")
+    def list(self, prefix: str = "") -> list[str]:
+        """The names of the registered functions that start with the prefix."""
+        return self.function_names(prefix)
+
+    @ray.method(concurrency_group="api")
+    def get(self, key: str) -> RemoteValue:
+        """A key's value in the key-value store. Raises KeyMissingError, KvsError, TimedOutError."""
+        return self._python.get(key)
+
+    @ray.method(concurrency_group="api")
+    def put(self, key: str, value: Any) -> None:
+        """Raises KvsError, TimedOutError."""
+        self._python.put(key, value)
+
+    def _place(self, call: cb.FunctionCall | cb.DagCall, failed: Callable[[BaseException], None]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._check_may_decide(now)
+            if isinstance(call, cb.DagCall):
+                dispatched = self._dispatcher.call_dag(call, now, time.time())
+            else:
+                dispatched = self._dispatcher.call(call, now)
+            sends = self._sends(dispatched, now)
+
+        def sent(future: Any) -> None:
+            error = future.exception()
+            if error is not None:
+                failed(NoResourcesError(f"the ingress is not there to send the call, try again: {error}"))
+
+        self._ingress.ask("send", sends).add_done_callback(sent)
+
+    # --- for the group ---
+
+    def ready(self) -> dict[str, Any]:
+        self._recovered.wait(self._config.start_timeout_s)
+        self._fresh.wait(self._config.start_timeout_s)
+        with self._lock:
+            return {"functions": len(self._registry.functions()), "dags": len(self._registry.dags())}
+
+    def status(self) -> dict[str, Any]:
+        now = time.monotonic()
+        with self._lock:
+            return {
+                "functions": self._registry.functions(),
+                "dags": {
+                    name: {
+                        "functions": [function.name for function in dag.functions],
+                        "connections": [[link.source, link.sink] for link in dag.connections],
+                    }
+                    for name, dag in sorted(self._registry.dags().items())
+                },
+                "table_fresh": self._replica.may_decide(now),
+                "table_age_s": round(self._replica.age_s(now), 3),
+            }
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._heart.join(5.0)
+        self._python.close()
+        self._kvs.close()
+
+
+def pin_requests(dag: cb.Dag, replicas: int) -> list[PinRequest]:
+    """What a DAG needs pinned, each function as often as it has replicas."""
+    colocated = set(dag.colocated)
+    return [
+        PinRequest(function.name, function.gpu, function.batching, function.name in colocated)
+        for function in dag.functions
+        for _ in range(replicas)
+    ]
