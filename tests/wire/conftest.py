@@ -38,6 +38,8 @@ PERIODS = {
     # What a deployment does each 5 s, so that no test has to wait for it that long.
     "RAY_SCHED_GOSSIP_PERIOD_S": "0.5",
     "RAY_SCHED_STATS_PERIOD_S": "0.5",
+    "RAY_SCHED_STATS_FLUSH_S": "0.1",
+    "RAY_SCHED_STATS_POLICY_PERIOD_S": "0.5",
     "RAY_SCHED_SCHEDULER_PIN_TIMEOUT_S": "1",
     # Without picks at random a test can say who gets a call.
     "RAY_SCHED_POLICY_RANDOM_THRESHOLD": "0",

@@ -84,6 +84,10 @@ class LegacyClient:
             self._sockets[port] = socket
         socket.send(raw)
 
+    def has_reply(self, port: int) -> bool:
+        """Whether the reply to what was sent is here already."""
+        return bool(self._sockets[port].poll(0))
+
     def receive(self, port: int) -> bytes:
         socket = self._sockets[port]
         if not socket.poll(int(self._timeout_s * 1000)):

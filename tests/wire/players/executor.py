@@ -99,10 +99,11 @@ class PlayedExecutor:
             }
             self._pusher.push(ports.tcp(self._scheduler_ip, ports.STATUS), encode(m.THREAD_STATUS, status))
 
-    def answer_held(self, *, accept: bool = True) -> int:
-        """Answer all pins that were held back; how many."""
+    def answer_held(self, function: str = "", *, accept: bool = True) -> int:
+        """Answer the pins that were held back, all or those of one function; how many."""
         with self._state:
-            held, self._held = self._held, []
+            held = [pin for pin in self._held if function in ("", pin.name)]
+            self._held = [pin for pin in self._held if pin not in held]
             for pin in held:
                 self._answer(pin, accept)
             return len(held)

@@ -103,6 +103,27 @@ class Stage:
             self._dags.remove(name)
         return self.client.delete_dag(name)
 
+    def another_client(self) -> LegacyClient:
+        """A client beside `client`, to be closed by the caller."""
+        return LegacyClient(self.scheduler_ip)
+
+    def receiver(self, kind: str, **fields: Any) -> tuple[PlayedExecutor, Record]:
+        """Who of this stage got the message with these fields, and all of it. Raises `NothingCameError`."""
+        found: list[tuple[PlayedExecutor, Record]] = []
+
+        def somebody() -> bool:
+            found.extend(
+                (executor, record)
+                for executor in self._executors
+                for record in executor.received(kind)
+                if fields.items() <= record.items()
+            )
+            return bool(found)
+
+        until(somebody, f"no executor got a {kind} with {fields}")
+        assert len(found) == 1, f"one {kind} arrived {len(found)} times"
+        return found[0]
+
     def settle(self, timeout_s: float = 15.0) -> None:
         """Wait until the scheduler has taken in every status that was told. Raises `NothingCameError`."""
         function = _SENTINEL

@@ -1,0 +1,91 @@
+"""The hot path needs nobody else: calls go on while the Scheduler and the Policy stand still.
+
+The processes are stopped with SIGSTOP, as a machine that swaps or a garbage collection that takes
+seconds would; under the lease the ingress decides alone, and after it every call is refused in time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.wire.conftest import Scheduler, environment
+from tests.wire.players import Stage, messages, until
+
+STANDING_STILL = ("policy", "scheduler")
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def pids(local: Scheduler) -> list[int]:
+    """The processes of the Scheduler and the Policy."""
+    if not local.ray_address:
+        pytest.skip("the processes of a target are not known")
+    program = Path(sys.executable).parent / "ray-sched"
+    told = subprocess.run(
+        [str(program), "status", "--json", "--host", local.ip, "--address", local.ray_address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment(),
+    )
+    actors = json.loads(told.stdout)["actors"]
+    return [int(actors[role]["pid"]) for role in STANDING_STILL]
+
+
+def test_calls_go_on_under_the_lease_and_are_refused_after_it(stage: Stage, pids: list[int]) -> None:
+    [executor] = stage.executors(1)
+    function = stage.function()
+    dag = stage.create_dag([function])
+    assert stage.client.call_dag(dag).success
+    refused_in_s: list[float] = []
+    accepted: list[str] = []
+    with stopped(pids):
+        # Far more than could wait for anybody within the lease.
+        for _ in range(100):
+            reply = stage.client.call_dag(dag)
+            assert reply.success, f"refused under the lease after {len(accepted)} calls: {reply}"
+            accepted.append(reply.response_id)
+            assert stage.client.call(function).success
+
+        def refused() -> bool:
+            began = time.monotonic()
+            reply = stage.client.call_dag(dag)
+            if reply.success:
+                accepted.append(reply.response_id)
+                return False
+            assert reply.error == messages.NO_RESOURCES
+            refused_in_s.append(time.monotonic() - began)
+            return True
+
+        until(refused, "the lease did not end", 30.0)
+        # The other kind of call, and from now on every one, is refused as well, and in time: a client that
+        # never gets its reply would fail here.
+        assert stage.client.call(function).error == messages.NO_RESOURCES
+        assert refused()
+    until(lambda: stage.client.call_dag(dag).success, "calls did not go on")
+    until(lambda: stage.client.call(function).success, "calls did not go on")
+    executor.wait_for("schedule", len(accepted))
+    ids = [schedule.id for schedule in executor.received("schedule")]
+    assert set(accepted) <= set(ids)
+    assert len(set(ids)) == len(ids), "a call was scheduled twice"

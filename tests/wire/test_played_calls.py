@@ -1,0 +1,297 @@
+"""Calls come in: the exact messages that a legacy executor then gets, and the client's reply."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wire.players import (
+    AnnaClient,
+    PlayedExecutor,
+    PlayedStorageTier,
+    Record,
+    Stage,
+    dag,
+    decode,
+    encode,
+    messages,
+    ports,
+    until,
+)
+
+ARGUMENTS = {
+    entry["name"]: bytes.fromhex(entry["hex"])
+    for entry in json.loads((Path(__file__).parent / "vectors.json").read_text())["arguments"]
+}
+ONE = {"body": ARGUMENTS["plain_int"], "type": messages.DEFAULT}
+WORD = {"body": "hé".encode(), "type": messages.STRING}
+
+
+def as_sent(functions: list[Any], links: list[tuple[str, str]], name: str) -> Record:
+    return decode(messages.DAG, encode(messages.DAG, dag(name, functions, links)))
+
+
+@pytest.fixture
+def anna(stage: Stage) -> Iterator[AnnaClient]:
+    """A client of the key-value store that the scheduler uses."""
+    client = AnnaClient(stage.client.connect(), stage.node(), stage.pusher)
+    yield client
+    client.close()
+
+
+# --- DAGs ---
+
+
+def test_each_function_of_a_dag_gets_its_schedule(stage: Stage) -> None:
+    stage.executors(3)
+    a, b, c, d = (stage.function(word) for word in "abcd")
+    links = [(a, b), (a, c), (b, d), (c, d)]
+    functions = [
+        a,
+        {"name": b, "batching": True},
+        {"name": c, "type": messages.MULTIEXEC, "invalid_results": [b"x"]},
+        d,
+    ]
+    name = stage.create_dag(functions, links)
+
+    before_s = time.time()
+    arguments = {a: [ONE, WORD], d: [WORD]}
+    reply = stage.client.call_dag(
+        name,
+        arguments,
+        response_address="tcp://127.0.6.10:9000",
+        consistency=messages.MULTI,
+        client_id="client 1",
+    )
+    assert (reply.success, reply.error) == (True, messages.NO_CLOUDBURST_ERROR)
+    uuid.UUID(reply.response_id)
+
+    got = {function: stage.receiver("schedule", target_function=function) for function in (a, b, c, d)}
+    locations = {function: executor.location for function, (executor, _) in got.items()}
+    triggers = {a: ["BEGIN"], b: [a], c: [a], d: [b, c]}
+    for function, (_, schedule) in got.items():
+        assert before_s <= schedule.start_time <= time.time()
+        assert schedule == {
+            "id": reply.response_id,
+            "dag": as_sent(functions, links, name),
+            "target_function": function,
+            "consistency": messages.MULTI,
+            "triggers": triggers[function],
+            "locations": locations,
+            "arguments": {f: {"values": arguments.get(f, [])} for f in schedule.arguments},
+            "response_address": "tcp://127.0.6.10:9000",
+            "output_key": "",
+            "client_id": "client 1",
+            "start_time": schedule.start_time,
+            "continuation": decode(messages.CONTINUATION, b""),
+        }
+        assert set(arguments) <= set(schedule.arguments)
+
+
+def test_an_executor_can_ask_for_the_arguments_of_any_function(stage: Stage) -> None:
+    # Legacy executors read schedule.arguments[target]: an absent entry reads as an empty one.
+    stage.executors(1)
+    function = stage.function()
+    name = stage.create_dag([function])
+    reply = stage.client.call_dag(name)
+    _, schedule = stage.receiver("schedule", id=reply.response_id)
+    assert schedule.arguments in ({}, {function: {"values": []}})
+
+
+def test_sources_are_triggered_and_nobody_else(stage: Stage) -> None:
+    executors = stage.executors(3)
+    left, right, sink = (stage.function(word) for word in ("left", "right", "sink"))
+    name = stage.create_dag([left, sink, right], [(left, sink), (right, sink)])
+    call_id = stage.client.call_dag(name).response_id
+    for source in (left, right):
+        executor, trigger = stage.receiver("trigger", target_function=source)
+        assert trigger == decode(messages.DAG_TRIGGER, b"") | {
+            "id": call_id,
+            "target_function": source,
+            "source": "BEGIN",
+        }
+        _, schedule = stage.receiver("schedule", target_function=sink)
+        assert schedule.locations[source] == executor.location
+    stage.settle()
+    assert sum(len(executor.received("trigger")) for executor in executors) == 2
+
+
+def test_an_output_key_is_the_reply_and_travels_along(stage: Stage) -> None:
+    stage.executors(1)
+    name = stage.create_dag([stage.function()])
+    reply = stage.client.call_dag(name, output_key="where it goes")
+    assert reply.response_id == "where it goes"
+    _, schedule = stage.receiver("schedule", output_key="where it goes")
+    uuid.UUID(schedule.id)
+
+
+def test_calls_have_ids_of_their_own(stage: Stage) -> None:
+    stage.executors(1)
+    name = stage.create_dag([stage.function()])
+    ids = {stage.client.call_dag(name).response_id for _ in range(20)}
+    assert len(ids) == 20
+
+
+def test_the_continuation_travels_along(stage: Stage) -> None:
+    [executor] = stage.executors(1)
+    name = stage.create_dag([stage.function()])
+    following = {"name": "next", "call": {"name": "next", "function_args": {"n": {"values": [ONE]}}}}
+    stage.client.call_dag(name, continuation=following)
+    [schedule] = executor.wait_for("schedule")
+    sent = encode(messages.CONTINUATION, following)
+    assert schedule.continuation == decode(messages.CONTINUATION, sent)
+
+
+def test_a_continuation_calls_the_next_dag_with_the_result(stage: Stage) -> None:
+    stage.executors(2)
+    left, right, sink = (stage.function(word) for word in ("left", "right", "sink"))
+    name = stage.create_dag([left, right, sink], [(left, sink), (right, sink)])
+    call = {
+        "name": "is replaced",
+        "function_args": {left: {"values": [ONE]}},
+        "response_address": "tcp://127.0.6.10:9000",
+        "output_key": "final",
+        "client_id": "client 2",
+    }
+    result = encode(messages.VALUE, WORD)
+    continuation = {"name": name, "id": "the first call", "result": result, "call": call}
+    stage.pusher.push(
+        ports.tcp(stage.scheduler_ip, ports.CONTINUATION), encode(messages.CONTINUATION, continuation)
+    )
+    for function in (left, right, sink):
+        _, schedule = stage.receiver("schedule", target_function=function)
+        assert schedule.id == "the first call"
+        assert schedule.arguments[left]["values"] == [ONE, WORD]
+        assert schedule.arguments[right]["values"] == [WORD]
+        assert not schedule.arguments.get(sink, {"values": []})["values"]
+        assert schedule.response_address == "tcp://127.0.6.10:9000"
+        assert (schedule.output_key, schedule.client_id) == ("final", "client 2")
+    for source in (left, right):
+        stage.receiver("trigger", id="the first call", target_function=source)
+
+
+def test_an_unknown_dag_is_named_so(stage: Stage) -> None:
+    reply = stage.client.call_dag(stage.name("unknown"))
+    assert (reply.success, reply.error) == (False, messages.NO_SUCH_DAG)
+
+
+# --- one-shot calls ---
+
+
+def test_a_call_is_forwarded_as_it_came(stage: Stage) -> None:
+    [executor] = stage.executors(1)
+    call = {
+        "name": stage.function(),
+        "request_id": 7,
+        "arguments": {"values": [ONE, WORD]},
+        "response_key": "result",
+        "consistency": messages.SINGLE,
+    }
+    sent = encode(messages.FUNCTION_CALL, call)
+    reply = decode(messages.GENERIC_RESPONSE, stage.client.request(ports.FUNCTION_CALL, sent))
+    assert reply == {"success": True, "response_id": "result", "error": messages.NO_CLOUDBURST_ERROR}
+    assert executor.mailbox.wait_for("call") == [sent]
+
+
+def test_a_call_without_a_response_key_gets_one(stage: Stage) -> None:
+    [executor] = stage.executors(1)
+    function = stage.function()
+    reply = stage.client.call(function, [ONE])
+    uuid.UUID(reply.response_id)
+    sent = {"name": function, "arguments": {"values": [ONE]}, "response_key": reply.response_id}
+    assert executor.mailbox.wait_for("call") == [encode(messages.FUNCTION_CALL, sent)]
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_arguments_reach_the_executor_untouched(stage: Stage, argument: str) -> None:
+    # Among them one that would end the process that unpickles it.
+    [executor] = stage.executors(1)
+    function = stage.function()
+    value = {"body": ARGUMENTS[argument], "type": messages.DEFAULT}
+    assert stage.client.call(function, [value]).success
+    assert executor.wait_for("call")[0].arguments["values"] == [value]
+    name = stage.create_dag([function])
+    assert stage.client.call_dag(name, {function: [value]}).success
+    assert executor.wait_for("schedule")[0].arguments[function]["values"] == [value]
+
+
+def test_without_executors_a_call_finds_no_resources(stage: Stage) -> None:
+    reply = stage.client.call(stage.function())
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+
+
+def test_a_call_takes_the_executor_until_its_next_status_in_cluster_mode(cluster_stage: Stage) -> None:
+    [executor] = cluster_stage.executors(1, reports_calls=False)
+    function = cluster_stage.function()
+    assert cluster_stage.client.call(function).success
+    reply = cluster_stage.client.call(function)
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+    executor.report()
+    until(lambda: cluster_stage.client.call(function).success, "the executor did not come free")
+
+
+def test_a_call_does_not_take_the_executor_in_local_mode(stage: Stage) -> None:
+    [executor] = stage.executors(1, reports_calls=False)
+    function = stage.function()
+    assert all(stage.client.call(function).success for _ in range(5))
+    executor.wait_for("call", 5)
+
+
+def test_an_executor_that_holds_a_function_gets_no_calls_in_cluster_mode(cluster_stage: Stage) -> None:
+    cluster_stage.executors(1)
+    function = cluster_stage.function()
+    cluster_stage.create_dag([function])
+    reply = cluster_stage.client.call(function)
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+
+
+# --- the storage tier's calls ---
+
+
+def test_the_storage_tier_says_where_its_data_lies(stage: Stage) -> None:
+    executors = stage.executors(3)
+    function, tier = stage.function(), PlayedStorageTier(stage.pusher)
+    for executor in executors * 2:
+        key = stage.name("result")
+        tier.call(stage.scheduler_ip, function, [executor.ip], [ONE], response_key=key)
+        receiver, call = stage.receiver("call", response_key=key)
+        assert receiver is executor
+        assert (call.locations, call.source_hint) == ([executor.ip], messages.STORAGE)
+        assert call.arguments["values"] == [ONE]
+
+
+def test_the_storage_tier_names_no_executor_that_is_known(stage: Stage) -> None:
+    [executor] = stage.executors(1)
+    PlayedStorageTier(stage.pusher).call(
+        stage.scheduler_ip, stage.function(), ["10.9.9.9"], response_key="any"
+    )
+    assert executor.wait_for("call")[0].response_key == "any"
+
+
+# --- where references lie ---
+
+
+def test_calls_follow_their_references(stage: Stage, anna: AnnaClient) -> None:
+    near, _ = stage.executors(2)
+    function = stage.function()
+    assert caches(anna, near, "some-key").error == messages.NO_ERROR
+    reference = {"body": ARGUMENTS["reference_protocol_4"], "type": messages.DEFAULT}
+
+    def goes_near() -> bool:
+        key = stage.client.call(function, [reference]).response_id
+        return stage.receiver("call", response_key=key)[0] is near
+
+    until(lambda: all(goes_near() for _ in range(8)), "the calls did not follow their reference")
+
+
+def caches(anna: AnnaClient, executor: PlayedExecutor, *keys: str) -> Record:
+    """Say that an executor's node caches these keys, as its cache would."""
+    names = encode(messages.STRING_SET, {"keys": keys})
+    value = encode(messages.LWW_VALUE, {"timestamp": int(time.time() * 10), "value": names})
+    return anna.put(f"ANNA_METADATA|cache_ip|{executor.ip}", messages.LWW, value)
