@@ -1,0 +1,61 @@
+# One word for each thing that a person does here, and CI does too.
+#   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
+#   make check   style, types, generated code          make bench   the benchmarks
+#   make proto   generate ray_sched/wire anew          make clean   remove what these made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+PROTO_VENV := .venv-proto
+PROTO_PACKAGES := "grpcio-tools==1.62.3" "setuptools<81"
+PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
+PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
+GENERATED := build/proto
+
+.PHONY: demo test check proto bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev $(PROTO_VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf $(GENERATED) && mkdir -p $(GENERATED)
+	$(PROTOC) --python_out=$(GENERATED) --pyi_out=$(GENERATED) $(PROTOS)
+	@set -e; for file in $$(cd $(GENERATED) && find * -type f) ray_sched/wire/*_pb2.py*; do \
+		cmp $$file $(GENERATED)/$$file || { echo "$$file is not what the generator gives: make proto"; exit 1; }; \
+	done; echo "The generated code is what the generator gives."
+
+proto: $(PROTO_VENV)/.installed
+	$(PROTOC) --python_out=. --pyi_out=. $(PROTOS)
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some systems ship Python without what makes an environment with a pip of its own.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(PROTO_VENV)/.installed:
+	$(MAKE) --no-print-directory VENV=$(PROTO_VENV) $(PROTO_VENV)/bin/python
+	$(PROTO_VENV)/bin/python -m pip install --quiet $(PROTO_PACKAGES)
+	@touch $@
