@@ -53,7 +53,7 @@ def run_jobs(host: str) -> None:
 
 
 def main(host: str) -> int:
-    print(f"Starting Ray, the scheduler group, the key-value store and three executors on {host}:", flush=True)
+    print(f"Starting Ray, the scheduler group, the key-value store and executors on {host}:", flush=True)
     started = subprocess.run([*RAY_SCHED, "up", "--host", host, "--detach"], check=False)
     if started.returncode:
         return started.returncode

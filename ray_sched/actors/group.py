@@ -176,7 +176,7 @@ class Group:
 
 
 def plain_error(role: str, error: Exception) -> RaySchedError:
-    """What an actor raised, without Ray's wrapping: our own error itself, or another's words with the role."""
+    """What an actor raised, without Ray's wrapping: an error of ours itself, else its words with the role."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, RaySchedError):
