@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
-EVENTS_FLUSH_S: Final = 0.02
+EVENTS_FLUSH_MS: Final = 20
 SWEEP_S: Final = 0.05
 IDLE_POLL_MS: Final = 50
 MAX_FORWARDED: Final = 512
@@ -220,7 +220,7 @@ class IngressActor:
         try:
             while not self._stopping.is_set():
                 waiting = bool(self._events)
-                ready = poller.poll(EVENTS_FLUSH_S * 1000 if waiting else IDLE_POLL_MS)
+                ready = poller.poll(EVENTS_FLUSH_MS if waiting else IDLE_POLL_MS)
                 now = time.monotonic()
                 for socket, _ in ready:
                     if socket == self._mailbox.fd:
@@ -230,7 +230,7 @@ class IngressActor:
                         self._handlers[socket](socket, now)
                 if self._urgent or (self._events and now >= next_flush):
                     self._flush_events()
-                    next_flush = now + EVENTS_FLUSH_S
+                    next_flush = now + EVENTS_FLUSH_MS / 1000
                 if now >= next_sweep:
                     self._sweep(now)
                     next_sweep = now + SWEEP_S

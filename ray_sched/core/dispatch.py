@@ -108,7 +108,9 @@ class Dispatcher:
                 references = references_of(given.values)
                 part.arguments[name].CopyFrom(given)
             pool = self._table.functions.get(name)
-            executor = pool and self._policy.pick(pool, Request(name, references), self._table, self._rng)
+            executor = None
+            if pool is not None:
+                executor = self._policy.pick(pool, Request(name, references), self._table, self._rng)
             if executor is None:
                 raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
             part.locations[name] = executor.name

@@ -1,0 +1,112 @@
+"""Which DAGs are refused, each with its own words, and what exists in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_sched.core.dags import validate_dag
+from ray_sched.core.registry import Registry
+from ray_sched.errors import DagExistsError, FunctionNotFoundError, InvalidDagError, NoSuchDagError
+from ray_sched.wire import cloudburst_pb2 as cb
+
+
+def dag(functions: str = "abc", links: str = "ab bc", name: str = "d", colocated: str = "") -> cb.Dag:
+    message = cb.Dag(name=name, colocated=list(colocated))
+    for function in functions:
+        message.functions.add(name=function)
+    for link in links.split():
+        message.connections.add(source=link[0], sink=link[1])
+    return message
+
+
+def check(message: cb.Dag) -> None:
+    validate_dag(message, lambda name: name in "abcdef")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [dag(), dag("a", ""), dag("abcd", "ab ac bd cd"), dag("abc", "ac bc"), dag(colocated="ab")],
+    ids=["chain", "one", "diamond", "two sources", "colocated"],
+)
+def test_what_is_valid(message: cb.Dag) -> None:
+    check(message)
+    registry = Registry()
+    registry.begin_create(message, lambda name: True)
+    registry.commit(message)
+    assert registry.dag("d") == message
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (dag(name=""), "needs a name"),
+        (dag("", ""), "no functions"),
+        (dag("aba", "ab"), "'a' twice"),
+        (dag("ab", "ax"), "links 'x'"),
+        (dag("ab", "xb"), "links 'x'"),
+        (dag("ab", "ab ab"), "'a' to 'b' twice"),
+        (dag("ab", "aa ab"), "cycle among 'a'"),
+        (dag("abc", "ab bc cb"), "cycle among 'b', 'c'"),
+        (dag("ab", "ab ba"), "cycle"),
+        (dag("abc", "ab ac"), r"2 sinks \('b', 'c'\)"),
+        (dag("ab", "ab", colocated="x"), "colocates 'x'"),
+    ],
+)
+def test_what_is_refused(message: cb.Dag, words: str) -> None:
+    with pytest.raises(InvalidDagError, match=words):
+        check(message)
+
+
+def test_the_schedulers_own_name_is_no_function() -> None:
+    message = cb.Dag(name="d")
+    message.functions.add(name="BEGIN")
+    with pytest.raises(InvalidDagError, match="BEGIN"):
+        validate_dag(message, lambda name: True)
+
+
+def test_functions_that_are_not_registered_are_named() -> None:
+    with pytest.raises(FunctionNotFoundError, match="'y', 'z'"):
+        check(dag("ayz", "ay yz"))
+
+
+def test_a_dag_exists_once_also_while_it_is_being_created() -> None:
+    registry = Registry()
+    for function in "abc":
+        registry.add_function(function)
+    registry.begin_create(dag())
+    with pytest.raises(DagExistsError):
+        registry.begin_create(dag())
+    assert not registry.has_dag("d")
+    registry.commit(dag())
+    with pytest.raises(DagExistsError):
+        registry.begin_create(dag())
+
+
+def test_a_failed_creation_leaves_nothing() -> None:
+    registry = Registry()
+    for function in "abc":
+        registry.add_function(function)
+    registry.begin_create(dag())
+    registry.abort("d")
+    with pytest.raises(NoSuchDagError):
+        registry.dag("d")
+    registry.begin_create(dag())
+
+
+def test_a_deleted_dag_can_be_created_again() -> None:
+    registry = Registry()
+    registry.begin_create(dag(), lambda name: True)
+    registry.commit(dag())
+    assert registry.remove("d") == dag()
+    with pytest.raises(NoSuchDagError):
+        registry.remove("d")
+    assert registry.plans() == {}
+    registry.begin_create(dag(), lambda name: True)
+
+
+def test_functions_are_listed_by_prefix() -> None:
+    registry = Registry()
+    for name in ("square", "sum", "incr"):
+        registry.add_function(name)
+    assert registry.functions("s") == ["square", "sum"]
+    assert registry.functions() == ["incr", "square", "sum"]

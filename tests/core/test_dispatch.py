@@ -1,0 +1,215 @@
+"""What a call becomes: exactly these messages, to exactly these executors, or nothing at all."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+import pytest
+
+from ray_sched.config import PolicyConfig
+from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.dags import plan_of
+from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER, Dispatcher
+from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.policies import load_policy
+from ray_sched.errors import NoResourcesError, NoSuchDagError
+from ray_sched.values import to_value
+from ray_sched.wire import cloudburst_pb2 as cb
+
+NOW, UNIX = 10.0, 1_600_000_000.25
+
+
+def dag(name: str, functions: list[str], links: list[tuple[str, str]]) -> cb.Dag:
+    message = cb.Dag(name=name)
+    for function in functions:
+        message.functions.add(name=function)
+    for source, sink in links:
+        message.connections.add(source=source, sink=sink)
+    return message
+
+
+DIAMOND = dag("diamond", ["a", "b", "c", "d"], [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])
+
+
+class Setting:
+    def __init__(self, *dags: cb.Dag, local: bool = False, **policy: object) -> None:
+        config = PolicyConfig(name="random", **policy)  # type: ignore[arg-type]
+        self.table = ExecutorTable(config, local=local, pin_grace_s=1.0, executor_timeout_s=1e9)
+        self.arrivals = Arrivals()
+        self.dispatcher = Dispatcher(
+            self.table,
+            {d.name: plan_of(d) for d in dags},
+            load_policy(config),
+            random.Random(1),
+            self.arrivals,
+        )
+
+    def executor(self, tid: int, *functions: str, ip: str = "10.0.0.1", utilization: float = 0.0) -> None:
+        self.table.on_status(Status(ip, tid, functions, utilization), 0.0)
+
+    def call_dag(self, call: cb.DagCall) -> tuple[str, dict[str, cb.DagSchedule], list[cb.DagTrigger]]:
+        dispatched = self.dispatcher.call_dag(call, NOW, UNIX)
+        schedules = {}
+        triggers = []
+        for executor, kind, body in dispatched.sends:
+            if kind == SCHEDULE:
+                schedule = cb.DagSchedule.FromString(body)
+                schedules[schedule.target_function] = schedule
+                assert schedule.locations[schedule.target_function] == executor.name
+            else:
+                assert kind == TRIGGER
+                triggers.append(cb.DagTrigger.FromString(body))
+        return dispatched.response_id, schedules, triggers
+
+
+@pytest.fixture
+def diamond() -> Setting:
+    s = Setting(DIAMOND)
+    for tid, function in enumerate("abcd"):
+        s.executor(tid, function)
+    return s
+
+
+def test_every_function_gets_the_whole_schedule(diamond: Setting) -> None:
+    call = cb.DagCall(
+        name="diamond", response_address="tcp://h:1", consistency=cb.MULTI, output_key="out", client_id="me"
+    )
+    call.function_args["a"].values.append(to_value(1))
+    response_id, schedules, _ = diamond.call_dag(call)
+    assert response_id == "out"
+    upstream = {"a": ["BEGIN"], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
+    for name, schedule in schedules.items():
+        assert schedule == cb.DagSchedule(
+            id=schedules["a"].id,
+            dag=DIAMOND,
+            target_function=name,
+            consistency=cb.MULTI,
+            triggers=upstream[name],
+            locations={function: f"10.0.0.1:{tid}" for tid, function in enumerate("abcd")},
+            arguments={"a": cb.Arguments(values=[to_value(1)])},
+            response_address="tcp://h:1",
+            output_key="out",
+            client_id="me",
+            start_time=UNIX,
+            continuation=cb.Continuation(),
+        )
+        assert schedule.HasField("continuation")
+    assert set(schedules) == set("abcd")
+
+
+def test_only_sources_are_triggered_by_the_scheduler(diamond: Setting) -> None:
+    _, schedules, triggers = diamond.call_dag(cb.DagCall(name="diamond"))
+    assert triggers == [cb.DagTrigger(id=schedules["a"].id, target_function="a", source="BEGIN")]
+
+
+def test_schedules_are_sent_before_the_triggers(diamond: Setting) -> None:
+    kinds = [kind for _, kind, _ in diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW, UNIX).sends]
+    assert kinds == [SCHEDULE] * 4 + [TRIGGER]
+
+
+def test_without_an_output_key_the_id_of_the_schedule_is_answered(diamond: Setting) -> None:
+    response_id, schedules, _ = diamond.call_dag(cb.DagCall(name="diamond"))
+    assert response_id == schedules["a"].id
+    assert uuid.UUID(response_id).version == 4
+
+
+def test_ids_differ(diamond: Setting) -> None:
+    assert len({diamond.dispatcher.new_id() for _ in range(1000)}) == 1000
+
+
+def test_a_dag_that_is_not_known_is_refused(diamond: Setting) -> None:
+    with pytest.raises(NoSuchDagError, match="'other'"):
+        diamond.dispatcher.call_dag(cb.DagCall(name="other"), NOW, UNIX)
+
+
+def test_nothing_is_sent_or_counted_unless_every_function_finds_an_executor(diamond: Setting) -> None:
+    diamond.executor(3, running_elsewhere := "other")
+    assert running_elsewhere not in "abcd"
+    with pytest.raises(NoResourcesError, match="'d'"):
+        diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW, UNIX)
+    assert diamond.arrivals.take() is None
+    assert all(e.recent == 0 for e in diamond.table.executors.values())
+
+
+def test_a_continuation_appends_the_result_to_every_source_and_keeps_the_id() -> None:
+    s = Setting(dag("join", ["x", "y", "z"], [("x", "z"), ("y", "z")]))
+    for tid, function in enumerate("xyz"):
+        s.executor(tid, function)
+    call = cb.DagCall(name="ignored", output_key="out")
+    call.function_args["x"].values.append(to_value("first"))
+    result = to_value(9)
+    dispatched = s.dispatcher.continue_dag(
+        cb.Continuation(name="join", id="req-1", result=result.SerializeToString(), call=call), NOW, UNIX
+    )
+    schedule = cb.DagSchedule.FromString(dispatched.sends[0][2])
+    assert schedule.id == "req-1"
+    assert list(schedule.arguments["x"].values) == [to_value("first"), result]
+    assert list(schedule.arguments["y"].values) == [result]
+    assert "z" not in schedule.arguments
+
+
+def test_a_one_shot_call_is_passed_on_and_its_key_answered() -> None:
+    s = Setting()
+    s.executor(1)
+    call = cb.FunctionCall(
+        name="f", request_id=7, response_key="key", arguments=cb.Arguments(values=[to_value(2)])
+    )
+    dispatched = s.dispatcher.call(call, NOW)
+    ((executor, kind, body),) = dispatched.sends
+    assert (executor.name, kind, dispatched.response_id) == ("10.0.0.1:1", CALL, "key")
+    assert cb.FunctionCall.FromString(body) == call
+
+
+def test_a_one_shot_call_without_a_key_gets_one() -> None:
+    s = Setting()
+    s.executor(1)
+    dispatched = s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
+    assert uuid.UUID(dispatched.response_id)
+    assert cb.FunctionCall.FromString(dispatched.sends[0][2]).response_key == dispatched.response_id
+
+
+def test_a_one_shot_call_takes_an_unpinned_executor_and_keeps_it_busy() -> None:
+    s = Setting()
+    s.executor(1, "g")
+    s.executor(2)
+    assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW).sends[0][0].tid == 2
+    with pytest.raises(NoResourcesError):
+        s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
+
+
+def test_in_local_mode_an_executor_stays_free() -> None:
+    s = Setting(local=True)
+    s.executor(1, "g")
+    for _ in range(3):
+        assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW).sends[0][0].tid == 1
+
+
+def test_a_call_of_the_storage_tier_goes_where_the_data_is() -> None:
+    for seed in range(20):
+        s = Setting(local=True)
+        s.dispatcher._rng.seed(seed)
+        s.executor(0, ip="10.0.0.1")
+        s.executor(0, ip="10.0.0.2")
+        near = cb.FunctionCall(name="f", source_hint=cb.STORAGE, locations=["10.0.0.9", "10.0.0.2"])
+        assert s.dispatcher.call(near, NOW).sends[0][0].ip == "10.0.0.2"
+        elsewhere = cb.FunctionCall(name="f", source_hint=cb.STORAGE, locations=["10.0.0.9"])
+        assert s.dispatcher.call(elsewhere, NOW).sends
+
+
+def test_overloaded_executors_mean_no_resources() -> None:
+    s = Setting(dag("d", ["f"], []), max_recent_calls=3)
+    s.executor(0, "f")
+    for _ in range(4):
+        s.dispatcher.call_dag(cb.DagCall(name="d"), NOW, UNIX)
+    with pytest.raises(NoResourcesError):
+        s.dispatcher.call_dag(cb.DagCall(name="d"), NOW, UNIX)
+
+
+def test_arrivals_are_counted(diamond: Setting) -> None:
+    for seconds in (0.0, 0.5, 0.75):
+        diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW + seconds, UNIX)
+    batch = diamond.arrivals.take()
+    assert batch is not None
+    assert batch.functions == dict.fromkeys("abcd", 3)
+    assert batch.dags == {"diamond": [0.5, 0.25]}
