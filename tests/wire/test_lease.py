@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,24 +57,20 @@ def test_calls_go_on_under_the_lease_and_are_refused_after_it(stage: Stage, pids
     function = stage.function()
     dag = stage.create_dag([function])
     assert stage.client.call_dag(dag).success
-    refused_in_s: list[float] = []
     accepted: list[str] = []
     with stopped(pids):
-        # Far more than could wait for anybody within the lease.
-        for _ in range(100):
+        for _ in range(20):
             reply = stage.client.call_dag(dag)
             assert reply.success, f"refused under the lease after {len(accepted)} calls: {reply}"
             accepted.append(reply.response_id)
             assert stage.client.call(function).success
 
         def refused() -> bool:
-            began = time.monotonic()
             reply = stage.client.call_dag(dag)
             if reply.success:
                 accepted.append(reply.response_id)
                 return False
             assert reply.error == messages.NO_RESOURCES
-            refused_in_s.append(time.monotonic() - began)
             return True
 
         until(refused, "the lease did not end", 30.0)

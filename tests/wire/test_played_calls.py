@@ -52,7 +52,7 @@ def test_each_function_of_a_dag_gets_its_schedule(stage: Stage) -> None:
     stage.executors(3)
     a, b, c, d = (stage.function(word) for word in "abcd")
     links = [(a, b), (a, c), (b, d), (c, d)]
-    functions = [
+    functions: list[Any] = [
         a,
         {"name": b, "batching": True},
         {"name": c, "type": messages.MULTIEXEC, "invalid_results": [b"x"]},

@@ -1,0 +1,99 @@
+"""What a scheduler has to do with a management node, and with the other schedulers that this one names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.wire.conftest import Scheduler
+from tests.wire.players import (
+    AnnaClient,
+    PlayedManagement,
+    PlayedPeer,
+    Stage,
+    dag,
+    encode,
+    messages,
+    until,
+)
+
+
+@pytest.fixture
+def management(cluster: Scheduler) -> Iterator[PlayedManagement]:
+    assert cluster.management is not None
+    yield cluster.management
+    cluster.management.schedulers = []
+
+
+@pytest.fixture
+def peer(cluster_stage: Stage) -> Iterator[PlayedPeer]:
+    peer = PlayedPeer(cluster_stage.node(), cluster_stage.pusher)
+    yield peer
+    peer.close()
+
+
+def test_the_management_node_is_asked_for_schedulers_with_an_empty_request(
+    management: PlayedManagement,
+) -> None:
+    asked = len(management.mailbox.all("schedulers"))
+    assert set(management.mailbox.wait_for("schedulers", asked + 2, timeout_s=20)) == {b""}
+
+
+def test_peers_are_told_of_dags_and_locations(
+    cluster_stage: Stage, management: PlayedManagement, peer: PlayedPeer
+) -> None:
+    [executor] = cluster_stage.executors(1)
+    function = cluster_stage.function()
+    name = cluster_stage.create_dag([function])
+    location = {"name": function, "ip": executor.ip, "tid": executor.tid}
+    management.schedulers = [cluster_stage.scheduler_ip, peer.ip]
+    peer.wait_for(where=lambda told: name in told.dags and location in told.function_locations)
+
+
+def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer) -> None:
+    executor = cluster_stage.executor()
+    function, name = cluster_stage.function(), cluster_stage.name("dag")
+    executor.report(functions=[function])
+    cluster_stage.settle()
+    anna = AnnaClient(cluster_stage.client.connect(), cluster_stage.node(), cluster_stage.pusher)
+    stored = {"timestamp": int(time.time() * 10), "value": encode(messages.DAG, dag(name, [function]))}
+    anna.put(name, messages.LWW, encode(messages.LWW_VALUE, stored))
+    anna.close()
+    assert cluster_stage.client.call_dag(name).error == messages.NO_SUCH_DAG
+
+    peer.tell(cluster_stage.scheduler_ip, [name], [(function, executor.ip, executor.tid)])
+    until(lambda: cluster_stage.client.call_dag(name).success, "the peer's DAG was not learned")
+    assert executor.wait_for("schedule")[0].target_function == function
+    assert cluster_stage.delete_dag(name).success
+
+
+def test_a_peer_that_tells_of_a_dag_without_a_body_stops_nothing(
+    cluster_stage: Stage, peer: PlayedPeer
+) -> None:
+    cluster_stage.executors(1)
+    peer.tell(cluster_stage.scheduler_ip, [cluster_stage.name("never stored")])
+    name = cluster_stage.create_dag([cluster_stage.function()])
+    assert cluster_stage.client.call_dag(name).success
+
+
+def test_statistics_count_calls(cluster_stage: Stage, management: PlayedManagement) -> None:
+    [executor] = cluster_stage.executors(1)
+    function = cluster_stage.function()
+    name = cluster_stage.create_dag([function])
+    calls = 3
+    for _ in range(calls):
+        assert cluster_stage.client.call_dag(name).success
+    executor.wait_for("schedule", calls)
+
+    def counted() -> bool:
+        reports = management.wait_for_statistics()
+        functions = [entry for report in reports for entry in report.functions if entry.name == function]
+        dags = [entry for report in reports for entry in report.dags if entry.name == name]
+        # A DAG's count is its gaps in the period plus one, a function's the calls in the period.
+        assert all(entry.call_count == len(entry.interarrival) + 1 for entry in dags)
+        assert all(gap >= 0 for entry in dags for gap in entry.interarrival)
+        return bool(dags) and sum(entry.call_count for entry in functions) == calls
+
+    until(counted, "the calls were not counted")
