@@ -29,7 +29,7 @@ from ray_sched.actors import names
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Booked, Decision, Event, PinAnswered, Seen, Send, StatusSeen, Suspected
-from ray_sched.actors.process import bind, leave_for_restart, prepare_process
+from ray_sched.actors.process import leave_for_restart, prepare_process
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
@@ -38,7 +38,7 @@ from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError, TimedOutError
-from ray_sched.kvs.sockets import Complaints, PushSockets
+from ray_sched.wire.sockets import Complaints, PushSockets, bind
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse, refusal
@@ -55,6 +55,7 @@ MAX_FORWARDED: Final = 512
 MAX_EVENTS: Final = 50_000
 """Events that wait for a Policy that does not answer; the oldest go."""
 MAX_SOCKETS: Final = 20_000
+PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class IngressActor:
         }
         for port in ports.REQUEST_PORTS:
             handle = requests.get(port) or self._forwarding(port)
-            socket = bind(self._context, zmq.ROUTER, self._config.host, port)
+            socket = bind(self._context, zmq.ROUTER, self._config.host, port, PORT_HOLDERS)
             self._handlers[socket] = self._request_handler(handle)
         pushed: dict[int, Callable[[bytes, float], None]] = {
             ports.CALL_QUEUE: self._on_queued_call,
@@ -208,7 +209,7 @@ class IngressActor:
             ports.CONTINUATION: self._on_continuation,
         }
         for port, take in pushed.items():
-            socket = bind(self._context, zmq.PULL, self._config.host, port)
+            socket = bind(self._context, zmq.PULL, self._config.host, port, PORT_HOLDERS)
             self._handlers[socket] = self._push_handler(port, take)
 
     def _run(self) -> None:

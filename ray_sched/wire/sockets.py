@@ -1,4 +1,4 @@
-"""What server and client share: one-way sockets by address, and ports that are taken."""
+"""Sockets: one-way ones by address, and bound ones on ports that may be taken."""
 
 from __future__ import annotations
 
@@ -94,12 +94,25 @@ class PushSockets:
 def bind_pull(
     context: zmq.Context[zmq.Socket[bytes]], ip: str, port: int, holders: str, *, max_message_bytes: int = -1
 ) -> zmq.Socket[bytes]:
-    """A PULL socket bound to that port of that address alone.
+    """`bind` for a PULL socket."""
+    return bind(context, zmq.PULL, ip, port, holders, max_message_bytes=max_message_bytes)
+
+
+def bind(
+    context: zmq.Context[zmq.Socket[bytes]],
+    kind: int,
+    ip: str,
+    port: int,
+    holders: str,
+    *,
+    max_message_bytes: int = -1,
+) -> zmq.Socket[bytes]:
+    """A socket of that kind bound to that port of that address alone.
 
     Raises PortTakenError, which names `holders` as those who could have the port, or ConfigError
     when the machine has no such address.
     """
-    socket: zmq.Socket[bytes] = context.socket(zmq.PULL)
+    socket: zmq.Socket[bytes] = context.socket(kind)
     socket.linger = 0
     socket.rcvhwm = HIGH_WATER_MARK
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
