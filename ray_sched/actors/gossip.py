@@ -20,9 +20,9 @@ from ray_sched.actors.process import prepare_process
 from ray_sched.config import Config
 from ray_sched.core.peers import Peers, locations_in, status_message
 from ray_sched.errors import RaySchedError
-from ray_sched.wire.sockets import PushSockets
 from ray_sched.wire import internal_pb2, ports, shared_pb2
 from ray_sched.wire.codec import parse
+from ray_sched.wire.sockets import PushSockets
 
 log = logging.getLogger(__name__)
 

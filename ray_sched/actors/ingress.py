@@ -38,10 +38,10 @@ from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError, TimedOutError
-from ray_sched.wire.sockets import Complaints, PushSockets, bind
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse, refusal
+from ray_sched.wire.sockets import Complaints, PushSockets, bind
 
 log = logging.getLogger(__name__)
 

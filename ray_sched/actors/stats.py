@@ -15,8 +15,8 @@ import zmq
 from ray_sched.actors.process import prepare_process
 from ray_sched.config import Config
 from ray_sched.core.arrivals import ArrivalBatch, PeriodStatistics
-from ray_sched.wire.sockets import PushSockets
 from ray_sched.wire import internal_pb2, ports
+from ray_sched.wire.sockets import PushSockets
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ import zmq
 from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError, PortTakenError, TimedOutError
 from ray_sched.kvs.exchange import Call, Effect, Exchange, Reconnect, Send
 from ray_sched.kvs.lattices import LWW, Lattice, type_name
-from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 from ray_sched.kvs.timestamps import Timestamps
 from ray_sched.wire.ports import KVS_CLIENT_ADDRESS, KVS_CLIENT_OFFSETS, KVS_CLIENT_RESPONSE, tcp
+from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 
 logger = logging.getLogger(__name__)
 

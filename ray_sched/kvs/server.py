@@ -19,10 +19,10 @@ from google.protobuf.message import DecodeError, Message
 
 from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError
 from ray_sched.kvs.lattices import parse
-from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 from ray_sched.kvs.store import Store
 from ray_sched.wire import anna_pb2 as anna
 from ray_sched.wire.ports import KVS_ROUTING, KVS_STORAGE, tcp
+from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 
 logger = logging.getLogger(__name__)
 
