@@ -10,12 +10,10 @@ import pickle
 from typing import Any
 
 import cloudpickle
-from google.protobuf.message import DecodeError
-
 from ray_sched.errors import BadMessageError, RefusedError
 from ray_sched.reference import CloudburstReference as CloudburstReference  # pickles of references need it
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire.codec import ERRORS, parse
+from ray_sched.wire.codec import error_meant, parse
 
 PROTOCOL = 4
 """One fixed pickle protocol: MULTIEXEC compares results by their bytes."""
@@ -72,17 +70,7 @@ def as_error(obj: Any) -> RefusedError | None:
     """The exception that a legacy error value stands for; None for any other object."""
     if not (type(obj) is tuple and len(obj) == 2 and isinstance(obj[0], str) and isinstance(obj[1], bytes)):
         return None
-    text, raw = obj
-    if not text.startswith("ERROR"):
-        return None
-    try:
-        response = cb.GenericResponse.FromString(raw)
-    except DecodeError:
-        return None
-    if response.success or not response.error:
-        return None
-    kind = ERRORS.get(response.error, RefusedError)
-    return kind(text.removeprefix("ERROR").removeprefix(":").strip())
+    return error_meant(*obj)
 
 
 def _unpickle(body: bytes) -> Any:

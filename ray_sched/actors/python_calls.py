@@ -17,6 +17,7 @@ from ray_sched.core.results import error_in
 from ray_sched.errors import KeyMissingError, RaySchedError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, Lattice, MultiCausal, SingleCausal
+from ray_sched.messages import build_call, build_dag_call
 from ray_sched.responses import ResponsePool
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
@@ -51,7 +52,7 @@ class PythonCalls:
         Raises NoResourcesError, ExecutionError, FunctionNotFoundError, TimedOutError.
         """
         key = str(uuid.uuid4())
-        call = cb.FunctionCall(name=name, arguments=arguments(args), response_key=key)
+        call = build_call(name, args, response_key=key)
         failures: list[BaseException] = []
         self._place(call, failures.append)
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
@@ -71,10 +72,7 @@ class PythonCalls:
         """A DAG's result. Raises NoSuchDagError, NoResourcesError, ExecutionError, TimedOutError."""
         response = self._responses.lease()
         try:
-            call = cb.DagCall(name=name, response_address=response.address)
-            for function, given in args.items():
-                call.function_args[function].CopyFrom(arguments(given))
-            self._place(call, response.fail)
+            self._place(build_dag_call(name, args, response_address=response.address), response.fail)
             return result_of(response.wait(timeout_s or self._timeout_s))
         except BaseException:
             response.cancel()
@@ -92,11 +90,6 @@ class PythonCalls:
 
     def close(self) -> None:
         self._responses.close()
-
-
-def arguments(given: Sequence[Any]) -> cb.Arguments:
-    """Arguments as the wire has them: a list or tuple of Python objects."""
-    return cb.Arguments(values=[values.to_value(argument) for argument in given])
 
 
 def payload_of(lattice: Lattice) -> bytes:

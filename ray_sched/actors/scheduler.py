@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import cloudpickle
 import ray
 
 from ray_sched.actors import names
@@ -22,7 +21,6 @@ from ray_sched.actors.link import Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
-from ray_sched.client import DagFunction, build_dag
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
@@ -39,6 +37,7 @@ from ray_sched.errors import (
 )
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice
+from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
 from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
@@ -418,7 +417,7 @@ class SchedulerActor:
 
         Raises BadMessageError, KvsError, TimedOutError.
         """
-        self.create_function(cb.Function(name=name, body=cloudpickle.dumps(function)))
+        self.create_function(build_function(function, name))
         return name
 
     @ray.method(concurrency_group="api")

@@ -10,11 +10,9 @@ from __future__ import annotations
 import pickletools
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from ray_sched.errors import RefusedError
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire.codec import ERRORS
+from ray_sched.wire.codec import error_meant
 
 MAX_ERROR_BYTES = 1_000_000
 _STRINGS = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"})
@@ -28,16 +26,7 @@ def error_in(value: cb.Value) -> RefusedError | None:
     if value.type != cb.DEFAULT or len(body) > MAX_ERROR_BYTES or b"ERROR" not in body[:32]:
         return None
     pair = _pair_in(body)
-    if pair is None or not pair[0].startswith("ERROR"):
-        return None
-    try:
-        response = cb.GenericResponse.FromString(pair[1])
-    except DecodeError:
-        return None
-    if response.success or not response.error:
-        return None
-    kind = ERRORS.get(response.error, RefusedError)
-    return kind(pair[0].removeprefix("ERROR").removeprefix(":").strip())
+    return error_meant(*pair) if pair is not None else None
 
 
 def _pair_in(body: bytes) -> tuple[str, bytes] | None:

@@ -45,6 +45,20 @@ ERRORS: Final[dict[int, type[errors.RefusedError]]] = {
 M = TypeVar("M", bound=Message)
 
 
+def error_meant(text: str, response: bytes) -> errors.RefusedError | None:
+    """The exception that the legacy error value `(text, response)` stands for; None where it is none."""
+    if not text.startswith("ERROR"):
+        return None
+    try:
+        refused = cb.GenericResponse.FromString(response)
+    except DecodeError:
+        return None
+    if refused.success or not refused.error:
+        return None
+    kind = ERRORS.get(refused.error, errors.RefusedError)
+    return kind(text.removeprefix("ERROR").removeprefix(":").strip())
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer to a request: its bytes, and, where it is a refusal, why."""
