@@ -79,7 +79,7 @@ class SchedulerConfig:
         60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1
     )
     result_timeout_s: float = setting(
-        60.0, "Seconds that a call through the actor handle waits for its result, unless it says otherwise.", minimum=0.1
+        60.0, "Seconds that a call through the actor handle waits for its result by default.", minimum=0.1
     )
     pin_timeout_s: float = setting(10.0, "Seconds that an executor has to answer a pin.", minimum=0.05)
     pin_grace_s: float = setting(

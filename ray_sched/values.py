@@ -10,6 +10,7 @@ import pickle
 from typing import Any
 
 import cloudpickle
+
 from ray_sched.errors import BadMessageError, RefusedError
 from ray_sched.reference import CloudburstReference as CloudburstReference  # pickles of references need it
 from ray_sched.wire import cloudburst_pb2 as cb
