@@ -428,7 +428,7 @@ class Execution:
             del self._waiting[key]
             yield _failed(oldest, f"after {timeout_s:g} s")
         while self._orphans:
-            key, (since_s, triggers) = next(iter(self._orphans.items()))
+            key, (since_s, _) = next(iter(self._orphans.items()))
             if now - since_s < self._trigger_timeout_s:
                 break
             yield from self._drop_orphans(key)

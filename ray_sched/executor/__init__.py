@@ -1,0 +1,1 @@
+"""What makes an executor thread: everything but Ray."""

@@ -1,0 +1,128 @@
+"""Results and errors on their way to those who wait for them.
+
+Nothing here waits for the key-value store, unless very many writes are under way. A call's journal
+entry is crossed out once its result is stored or handed to its address.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from concurrent.futures import Future
+from typing import Any, Final
+
+from ray_sched.core.execution import Fail
+from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
+from ray_sched.executor.dependencies import Dependencies
+from ray_sched.executor.destination import Destination
+from ray_sched.executor.journal import Journal
+from ray_sched.executor.outbox import Outbox
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import Lattice, MultiCausal
+from ray_sched.values import dumps, error_value
+from ray_sched.wire import cloudburst_pb2 as cb
+
+logger = logging.getLogger(__name__)
+
+WRITES: Final = 1000
+"""Writes that may be under way before a further one waits for one of them."""
+
+ENDED: Final = "the executor ended while it ran this call"
+NOT_FOUND: Final = ("ERROR", cb.GenericResponse(error=cb.FUNC_NOT_FOUND).SerializeToString())
+"""What stands for the result of a function that does not exist; without words, as in the legacy system."""
+
+
+class Answers:
+    """Sends results and errors to their destinations. For the run thread alone, but for the counts."""
+
+    def __init__(self, kvs: KvsClient, outbox: Outbox, journal: Journal, write_timeout_s: float) -> None:
+        self.lost = 0
+        """Results that could not be delivered."""
+        self._kvs = kvs
+        self._outbox = outbox
+        self._journal = journal
+        self._write_timeout_s = write_timeout_s
+        self._writes: set[Future[Any]] = set()
+
+    def result(self, to: Destination, value: bytes, dependencies: Dependencies, entry: int) -> None:
+        """Deliver a serialized `Value`."""
+        if to.address:
+            try:
+                self._outbox.send(to.address, value)
+            except (BadMessageError, NoResourcesError) as error:
+                self._lose(to, error)
+            self._journal.end(entry)
+        elif to.causal:
+            lattice = MultiCausal(*dependencies.of_write(to.key, to.writer), frozenset((value,)))
+            self._put(to, lattice, entry)
+        else:
+            self._watch(self._kvs.put_bytes_future(to.key, value), to, entry)
+
+    def error(self, to: Destination, error: tuple[str, bytes], entry: int) -> None:
+        """Deliver a legacy error value."""
+        self.result(to, dumps(error), Dependencies(), entry)
+
+    def expired(self, fail: Fail) -> None:
+        """Answer a schedule that got no triggers.
+
+        A source's call can have no other answer. For any other function the one before it may have
+        failed, and answered: then nothing is overwritten, and no second answer is sent.
+        """
+        to = Destination.of_error(fail.schedule)
+        error = error_value(fail.reason, cb.EXECUTION_ERROR)
+        if fail.is_source:
+            self.error(to, error, fail.entry)
+        elif to.address:
+            self._journal.end(fail.entry)
+        else:
+            self._error_if_absent(to, error, fail.entry)
+
+    def ended(self, to: Destination, entry: int) -> None:
+        """Answer a call that a process before this one took on and did not finish."""
+        error = error_value(ENDED, cb.EXECUTION_ERROR)
+        if to.speculative and not to.address:
+            # It may have been the branch that the call's result did not wait for.
+            self._error_if_absent(to, error, entry)
+        else:
+            self.error(to, error, entry)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until the writes under way are done."""
+        concurrent.futures.wait(self._writes.copy(), timeout_s)
+
+    def _error_if_absent(self, to: Destination, error: tuple[str, bytes], entry: int) -> None:
+        def on_read(read: Future[Lattice | None]) -> None:
+            self._writes.discard(read)
+            if read.exception() is not None or read.result() is not None:
+                self._journal.end(entry)
+                return
+            try:
+                self.error(to, error, entry)
+            except RaySchedError as failure:
+                self._lose(to, failure)
+
+        future = self._kvs.get_future(to.key)
+        self._writes.add(future)
+        future.add_done_callback(on_read)
+
+    def _put(self, to: Destination, lattice: Lattice, entry: int) -> None:
+        self._watch(self._kvs.put_future(to.key, lattice), to, entry)
+
+    def _watch(self, write: Future[None], to: Destination, entry: int) -> None:
+        def on_done(done: Future[None]) -> None:
+            self._writes.discard(done)
+            failure = done.exception()
+            if failure is not None:
+                self._lose(to, failure)
+            self._journal.end(entry)
+
+        self._writes.add(write)
+        write.add_done_callback(on_done)
+        if len(self._writes) > WRITES:
+            concurrent.futures.wait(
+                self._writes.copy(), self._write_timeout_s, concurrent.futures.FIRST_COMPLETED
+            )
+
+    def _lose(self, to: Destination, error: BaseException) -> None:
+        self.lost += 1
+        logger.warning("The result of call %s is lost: %s", to.call_id, error)

@@ -1,0 +1,58 @@
+"""Where the result of a call has to go."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ray_sched.wire import cloudburst_pb2 as cb
+
+
+class Destination(NamedTuple):
+    """A whole ZeroMQ address, or, where that is empty, a key of the key-value store."""
+
+    call_id: str
+    address: str
+    key: str
+    causal: bool
+    writer: str
+    """Whose write it is, in the vector clock of a causal result."""
+    speculative: bool
+    """Whether the call may have its result without every one of its functions, as with MULTIEXEC."""
+
+    @classmethod
+    def of_call(cls, call: cb.FunctionCall) -> Destination:
+        """A one-shot call's result goes to its response key."""
+        key = call.response_key
+        return cls(key, "", key, call.consistency != cb.NORMAL, "base", False)
+
+    @classmethod
+    def of_result(cls, schedule: cb.DagSchedule) -> Destination:
+        """Where the sink sends the result of a call that has no continuation."""
+        return cls(
+            schedule.id,
+            schedule.response_address,
+            schedule.output_key or schedule.id,
+            schedule.consistency != cb.NORMAL,
+            schedule.client_id or "base",
+            any(function.type == cb.MULTIEXEC for function in schedule.dag.functions),
+        )
+
+    @classmethod
+    def of_error(cls, schedule: cb.DagSchedule) -> Destination:
+        """Where the caller waits for the result.
+
+        That is where the last of the continuations would send it. If it names no place, the
+        call's own address or key counts.
+        """
+        own = cls.of_result(schedule)
+        continuation = schedule.continuation
+        if not continuation.name:
+            return own
+        while continuation.call.continuation.name:
+            continuation = continuation.call.continuation
+        last = continuation.call
+        if last.response_address:
+            return own._replace(address=last.response_address)
+        if last.output_key:
+            return own._replace(address="", key=last.output_key)
+        return own

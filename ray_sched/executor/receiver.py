@@ -1,0 +1,133 @@
+"""The ports of an executor thread, and what comes in on them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import zmq
+from google.protobuf.message import DecodeError
+
+from ray_sched.core.execution import (
+    CallArrived,
+    DepartArrived,
+    Event,
+    PinArrived,
+    ScheduleArrived,
+    TriggerArrived,
+    UnpinArrived,
+)
+from ray_sched.errors import BadMessageError
+from ray_sched.executor.destination import Destination
+from ray_sched.executor.journal import Journal
+from ray_sched.wire.sockets import Complaints, bind_pull
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2 as internal
+from ray_sched.wire.codec import parse, parse_text
+from ray_sched.wire.ports import Layout
+
+AT_ONCE: Final = 200
+"""Messages that are taken from one port before the others have their turn."""
+HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
+
+
+class Receiver:
+    """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
+
+    What has been accepted is noted in the journal before anybody hears of it. User messages go to
+    `inbox` as they are. Raises PortTakenError or ConfigError when a port cannot be bound.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        ip: str,
+        tid: int,
+        layout: Layout,
+        journal: Journal,
+        inbox: deque[bytes],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.bad_messages = 0
+        self._journal = journal
+        self._inbox = inbox
+        self._emit = emit
+        self._complaints = Complaints()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
+        # When too much is queued already, calls stay in their sockets, and then with their senders.
+        self._control, self._all = zmq.Poller(), zmq.Poller()
+        work: dict[int, Callable[[bytes], None]] = {
+            layout.schedule: self._on_schedule,
+            layout.trigger: self._on_trigger,
+            layout.call: self._on_call,
+        }
+        control: dict[int, Callable[[bytes], None]] = {
+            layout.pin: self._on_pin,
+            layout.unpin: self._on_unpin,
+            layout.depart: self._on_depart,
+            layout.user_message: self._inbox.append,
+        }
+        try:
+            for base, take in {**work, **control}.items():
+                socket = bind_pull(context, ip, base + tid, HOLDERS)
+                self._takers[socket] = take
+                self._all.register(socket, zmq.POLLIN)
+                if base in control:
+                    self._control.register(socket, zmq.POLLIN)
+        except BaseException:
+            self.close()
+            raise
+        self._all.register(self._wake, zmq.POLLIN)
+        self._control.register(self._wake, zmq.POLLIN)
+
+    def wake(self) -> None:
+        """Make `receive` return soon. Any thread may call this before `close`."""
+        os.eventfd_write(self._wake, 1)
+
+    def receive(self, timeout_s: float, *, only_control: bool) -> None:
+        """Wait for messages and take those that are there; with `only_control` all but calls."""
+        poller = self._control if only_control else self._all
+        for source, _ in poller.poll(int(timeout_s * 1000)):
+            if isinstance(source, int):
+                os.eventfd_read(self._wake)
+                continue
+            take = self._takers[source]
+            for _ in range(AT_ONCE):
+                try:
+                    message = source.recv(zmq.DONTWAIT)
+                except zmq.Again:
+                    break
+                try:
+                    take(message)
+                except (BadMessageError, DecodeError) as error:
+                    self.bad_messages += 1
+                    self._complaints.add("A message was dropped", error)
+
+    def close(self) -> None:
+        """Free the ports."""
+        for socket in self._takers:
+            socket.close(0)
+        os.close(self._wake)
+
+    def _on_schedule(self, message: bytes) -> None:
+        schedule = parse(cb.DagSchedule, message)
+        self._emit(ScheduleArrived(schedule, self._journal.begin(Destination.of_error(schedule))))
+
+    def _on_trigger(self, message: bytes) -> None:
+        self._emit(TriggerArrived(parse(cb.DagTrigger, message)))
+
+    def _on_call(self, message: bytes) -> None:
+        call = parse(cb.FunctionCall, message)
+        self._emit(CallArrived(call, self._journal.begin(Destination.of_call(call))))
+
+    def _on_pin(self, message: bytes) -> None:
+        self._emit(PinArrived(parse(internal.PinFunction, message)))
+
+    def _on_unpin(self, message: bytes) -> None:
+        self._emit(UnpinArrived(parse_text("function name", message)))
+
+    def _on_depart(self, message: bytes) -> None:
+        self._emit(DepartArrived())

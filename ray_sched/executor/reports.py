@@ -1,0 +1,169 @@
+"""What an executor thread tells of itself: statuses, answers to pins, statistics.
+
+The run thread tells what has changed, the I/O thread tells the rest, also while user code runs; a
+lock keeps their messages in one order. The sockets have a context of their own, so that last words
+go out even when the run thread hangs.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import zmq
+
+from ray_sched.config import Config
+from ray_sched.errors import BadMessageError
+from ray_sched.wire.sockets import Complaints, PushSockets
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2 as internal
+from ray_sched.wire.ports import MGMT_DEPART, MGMT_STATISTICS, MGMT_STATUS, PIN_ACCEPT, STATUS, tcp
+
+RUNTIMES: Final = 1000
+"""Run times of each function and DAG that one report holds at most; counts are always whole."""
+SOCKETS: Final = 64
+LINGER_MS: Final = 500
+
+
+class Utilization:
+    """The share of time that was spent on work. Times are seconds on one monotonic clock."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._busy_s = 0.0
+        self._began: float | None = None
+
+    def begin(self, now: float) -> None:
+        self._began = now
+
+    def end(self, now: float) -> None:
+        began, self._began = self._began, None
+        # A report in between has counted its part already.
+        self._busy_s += max(0.0, now - max(self._since, now if began is None else began))
+
+    def take(self, now: float) -> float:
+        """The busy share (0 to 1) since the last time, work that goes on now included."""
+        began, busy_s, since = self._began, self._busy_s, self._since
+        if began is not None:
+            busy_s += now - max(since, began)
+        self._since, self._busy_s = now, 0.0
+        return min(1.0, busy_s / (now - since)) if now > since else 0.0
+
+
+class _Times:
+    """How often something ran since the last report, and how long that took (seconds)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.runtimes: list[float] = []
+
+    def add(self, runtime_s: float) -> None:
+        self.count += 1
+        if len(self.runtimes) < RUNTIMES:
+            self.runtimes.append(runtime_s)
+
+
+class Reports:
+    """Tells the schedulers, and the management node where there is one. Thread-safe."""
+
+    def __init__(self, config: Config, ip: str, tid: int, gpu: bool, now: float) -> None:
+        self.utilization = Utilization(now)
+        self.functions: tuple[str, ...] = ()
+        """What the next status says is pinned here."""
+        self.running = True
+        self.last_utilization = 0.0
+        self._config = config
+        self._ip = ip
+        self._tid = tid
+        self._type = internal.GPU if gpu else internal.CPU
+        self._lock = threading.Lock()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets = PushSockets(self._context, SOCKETS)
+        self._complaints = Complaints()
+        self._functions: dict[str, _Times] = {}
+        self._dags: dict[str, _Times] = {}
+        self._closed = False
+
+    def status(self) -> None:
+        """Tell the schedulers what is pinned here."""
+        with self._lock:
+            self._send_status(0.0, mgmt=False)
+
+    def period(self, now: float) -> None:
+        """Tell everybody how the last period was."""
+        with self._lock:
+            self.last_utilization = self.utilization.take(now)
+            self._send_status(self.last_utilization, mgmt=bool(self._config.mgmt))
+            functions, self._functions = self._functions, {}
+            dags, self._dags = self._dags, {}
+            if self._config.mgmt:
+                statistics = _statistics(functions, dags)
+                self._push(tcp(self._config.mgmt, MGMT_STATISTICS), statistics.SerializeToString())
+
+    def answer_pin(self, pin: internal.PinFunction, success: bool, error: cb.CloudburstError) -> None:
+        """Tell the scheduler that asked for a pin what became of it; we name ourselves."""
+        name = f"{self._ip}:{self._tid}/{pin.name}"
+        answer = cb.GenericResponse(success=success, response_id=name, error=error)
+        with self._lock:
+            self._push(tcp(pin.response_address, PIN_ACCEPT), answer.SerializeToString())
+
+    def departed(self) -> None:
+        """Tell the management node that this executor has left."""
+        with self._lock:
+            if self._config.mgmt:
+                self._push(tcp(self._config.mgmt, MGMT_DEPART), self._ip.encode())
+
+    def function_ran(self, name: str, runtime_s: float) -> None:
+        with self._lock:
+            self._functions.setdefault(name, _Times()).add(runtime_s)
+
+    def dag_ended(self, name: str, runtime_s: float) -> None:
+        """A call of a DAG has its result, so many seconds after the scheduler took it."""
+        with self._lock:
+            self._dags.setdefault(name, _Times()).add(max(0.0, runtime_s))
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Send what waits, for so long at most, and give up the sockets. Again is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._sockets.close(linger_ms)
+                self._context.term()
+
+    def _send_status(self, utilization: float, mgmt: bool) -> None:
+        message = internal.ThreadStatus(
+            ip=self._ip,
+            tid=self._tid,
+            functions=self.functions if self.running else (),
+            utilization=utilization,
+            running=self.running,
+            type=self._type,
+        ).SerializeToString()
+        for ip in self._config.scheduler_ips:
+            self._push(tcp(ip, STATUS), message)
+        if mgmt:
+            self._push(tcp(self._config.mgmt, MGMT_STATUS), message)
+
+    def _push(self, address: str, message: bytes) -> None:
+        if self._closed:
+            return
+        try:
+            if not self._sockets.send(address, message):
+                self._complaints.add("A report was dropped", f"{address} is not taking more")
+        except BadMessageError as error:
+            self._complaints.add("A report was dropped", error)
+
+
+def _statistics(functions: dict[str, _Times], dags: dict[str, _Times]) -> internal.ExecutorStatistics:
+    return internal.ExecutorStatistics(
+        functions=[
+            internal.ExecutorStatistics.FunctionStatistics(
+                name=name, call_count=times.count, runtime=times.runtimes
+            )
+            for name, times in functions.items()
+        ],
+        dags=[
+            internal.ExecutorStatistics.DagStatistics(name=name, runtimes=times.runtimes)
+            for name, times in dags.items()
+        ],
+    )

@@ -1,0 +1,249 @@
+"""Runs functions: arguments in, user code, results out.
+
+Rule 1: nothing that user code does gets past `run`: it may raise anything, `SystemExit` too, and
+its pickles run code of its own.
+Rule 2: every request that ends is answered or passed on exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ray_sched.core.execution import CallRequest, DagRequest, Run
+from ray_sched.errors import BadMessageError, FunctionNotFoundError, TimedOutError
+from ray_sched.executor.answers import NOT_FOUND, Answers
+from ray_sched.executor.dependencies import Dependencies
+from ray_sched.executor.destination import Destination
+from ray_sched.executor.functions import Functions, describe
+from ray_sched.executor.journal import Journal
+from ray_sched.executor.lattices import clock_of, revealed
+from ray_sched.executor.outbox import Outbox
+from ray_sched.executor.reports import Reports
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import Lattice
+from ray_sched.reference import CloudburstReference
+from ray_sched.values import error_value, from_value, to_value
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.ports import CONTINUATION, Layout, tcp
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.1
+"""Between two looks for a key that an argument refers to."""
+
+Request = CallRequest | DagRequest
+
+
+class Runner:
+    """For the run thread alone. `reference_timeout_s`: how long a request waits for its references."""
+
+    def __init__(
+        self,
+        *,
+        library: object,
+        functions: Functions,
+        kvs: KvsClient,
+        outbox: Outbox,
+        answers: Answers,
+        journal: Journal,
+        reports: Reports,
+        layout: Layout,
+        scheduler_ips: Sequence[str],
+        reference_timeout_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.errors = 0
+        """Requests that were answered with an error."""
+        self._library = library
+        self._functions = functions
+        self._kvs = kvs
+        self._outbox = outbox
+        self._answers = answers
+        self._journal = journal
+        self._reports = reports
+        self._layout = layout
+        self._scheduler_ips = scheduler_ips
+        self._reference_timeout_s = reference_timeout_s
+        self._rng = rng
+
+    def run(self, run: Run) -> tuple[bool, ...]:
+        """Run a function for its requests; for each, whether that was its end (see `Finished`)."""
+        began = time.monotonic()
+        dependencies = [
+            Dependencies(request.triggers if isinstance(request, DagRequest) else ())
+            for request in run.requests
+        ]
+        results = self._results(run, dependencies)
+        ended = tuple(map(self._conclude, run.requests, results, dependencies))
+        runtime_s = (time.monotonic() - began) / len(run.requests)
+        for _ in run.requests:
+            self._reports.function_ran(run.function, runtime_s)
+        return ended
+
+    def _results(self, run: Run, dependencies: list[Dependencies]) -> list[Any]:
+        """What the function gives for each request, or a `_Failed`."""
+        try:
+            function = self._functions.get(run.function)
+            prepared = [self._arguments(request, spread=not run.batched) for request in run.requests]
+            self._resolve(prepared, dependencies)
+        except BaseException as error:
+            return [_Failed(error)] * len(run.requests)
+        if not run.batched:
+            arguments = prepared[0]
+            if isinstance(arguments, _Failed):
+                return [arguments]
+            return [_call(function, self._library, arguments)]
+        good = [arguments for arguments in prepared if not isinstance(arguments, _Failed)]
+        given = _call_batch(function, self._library, good) if good else []
+        return [item if isinstance(item, _Failed) else given.pop(0) for item in prepared]
+
+    def _arguments(self, request: Request, spread: bool) -> list[Any] | _Failed:
+        """The arguments as objects; the legacy system spreads a tuple into several of them."""
+        arguments: list[Any] = []
+        try:
+            for value in request.arguments:
+                argument = from_value(value)
+                if spread and type(argument) is tuple:
+                    arguments += argument
+                else:
+                    arguments.append(argument)
+        except BaseException as error:
+            return _Failed(error)
+        return arguments
+
+    def _resolve(self, prepared: list[list[Any] | _Failed], dependencies: list[Dependencies]) -> None:
+        """Put values in the place of references; all in one read, again until all of them are there."""
+        keys = {
+            argument.key
+            for arguments in prepared
+            if not isinstance(arguments, _Failed)
+            for argument in arguments
+            if isinstance(argument, CloudburstReference)
+        }
+        if not keys:
+            return
+        found = self._wait_for(keys)
+        for index, arguments in enumerate(prepared):
+            if isinstance(arguments, _Failed):
+                continue
+            try:
+                for position, argument in enumerate(arguments):
+                    if isinstance(argument, CloudburstReference):
+                        lattice = found[argument.key]
+                        if lattice is None:
+                            raise TimedOutError(
+                                f"the key {argument.key!r}, to which an argument refers, did not appear "
+                                f"within {self._reference_timeout_s:g} s"
+                            )
+                        arguments[position] = revealed(lattice, argument.deserialize)
+                        dependencies[index].read(argument.key, clock_of(lattice))
+            except BaseException as error:
+                prepared[index] = _Failed(error)
+
+    def _wait_for(self, keys: set[str]) -> dict[str, Lattice | None]:
+        deadline = time.monotonic() + self._reference_timeout_s
+        pause_s = FIRST_PAUSE_S
+        found = self._kvs.get_many(keys)
+        while (missing := [key for key in keys if found[key] is None]) and time.monotonic() < deadline:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            found.update(self._kvs.get_many(missing))
+        return found
+
+    def _conclude(self, request: Request, result: Any, dependencies: Dependencies) -> bool:
+        try:
+            if isinstance(result, _Failed):
+                raise result.error
+            if isinstance(request, CallRequest):
+                value = to_value(result).SerializeToString(deterministic=True)
+                self._answers.result(Destination.of_call(request.call), value, dependencies, request.entry)
+                return True
+            return self._conclude_dag(request, result, dependencies)
+        except FunctionNotFoundError:
+            self._fail(request, NOT_FOUND)
+        except BaseException as error:
+            logger.info("A run of %r failed", request.function, exc_info=error)
+            self._fail(request, error_value(describe(error), cb.EXECUTION_ERROR))
+        return True
+
+    def _fail(self, request: Request, error: tuple[str, bytes]) -> None:
+        self.errors += 1
+        if isinstance(request, CallRequest):
+            to = Destination.of_call(request.call)
+        else:
+            to = Destination.of_error(request.schedule)
+        self._answers.error(to, error, request.entry)
+
+    def _conclude_dag(self, request: DagRequest, result: Any, dependencies: Dependencies) -> bool:
+        schedule, name = request.schedule, request.function
+        sinks = [link.sink for link in schedule.dag.connections if link.source == name]
+        value = b""
+        if not sinks or request.reference.type == cb.MULTIEXEC:
+            value = to_value(result).SerializeToString(deterministic=True)
+            if request.reference.type == cb.MULTIEXEC and value in request.reference.invalid_results:
+                return False
+        if sinks:
+            self._trigger(schedule, sinks, result, dependencies)
+            self._journal.end(request.entry)
+            return True
+        if schedule.continuation.name:
+            continuation = schedule.continuation
+            continuation.id = schedule.id
+            continuation.result = value
+            scheduler = self._rng.choice(self._scheduler_ips)
+            self._outbox.send(tcp(scheduler, CONTINUATION), continuation.SerializeToString())
+            self._journal.end(request.entry)
+        else:
+            self._answers.result(Destination.of_result(schedule), value, dependencies, request.entry)
+        self._reports.dag_ended(schedule.dag.name, time.time() - schedule.start_time)
+        return True
+
+    def _trigger(
+        self, schedule: cb.DagSchedule, sinks: list[str], result: Any, dependencies: Dependencies
+    ) -> None:
+        trigger = cb.DagTrigger(id=schedule.id, source=schedule.target_function)
+        results = result if type(result) is tuple else (result,)
+        trigger.arguments.values.extend(map(to_value, results))
+        if schedule.consistency != cb.NORMAL:
+            dependencies.add_to(trigger)
+        addresses = [self._trigger_address(schedule, sink) for sink in sinks]
+        for sink, address in zip(sinks, addresses, strict=True):
+            trigger.target_function = sink
+            self._outbox.send(address, trigger.SerializeToString())
+
+    def _trigger_address(self, schedule: cb.DagSchedule, sink: str) -> str:
+        ip, _, tid = schedule.locations.get(sink, "").rpartition(":")
+        if not ip or not tid.isdecimal():
+            raise BadMessageError(f"the schedule names no executor for function {sink!r}")
+        return tcp(ip, self._layout.trigger + int(tid))
+
+
+class _Failed:
+    """In the place of arguments or a result: what went wrong."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _call(function: Callable[..., Any], library: object, arguments: list[Any]) -> Any:
+    try:
+        return function(library, *arguments)
+    except BaseException as error:
+        return _Failed(error)
+
+
+def _call_batch(function: Callable[..., Any], library: object, requests: list[list[Any]]) -> list[Any]:
+    """As in the legacy system: for each argument a list with that of each request; a list of results."""
+    results = _call(function, library, [list(column) for column in zip(*requests, strict=True)])
+    if isinstance(results, _Failed):
+        return [results] * len(requests)
+    given = list(results) if isinstance(results, list) else [results]
+    if len(given) != len(requests):
+        wrong = BadMessageError(f"a batch of {len(requests)} requests gave {len(given)} results")
+        return [_Failed(wrong)] * len(requests)
+    return given

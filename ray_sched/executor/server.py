@@ -1,0 +1,393 @@
+"""An executor thread: its parts put together, on two threads of its own.
+
+The I/O thread owns the ports: it takes what comes in, also while user code runs, and tells how the
+executor is. The run thread owns everything else: it joins schedules and triggers, runs user code,
+and sends what follows from it itself, so that there is one thread hand-over from the last message
+of a call to user code, and none from there to the next executor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+
+from ray_sched.config import Config
+from ray_sched.core.execution import (
+    AnswerPin,
+    CallRequest,
+    DagRequest,
+    Drop,
+    Effect,
+    Event,
+    Execution,
+    Fail,
+    Finished,
+    Forget,
+    Leave,
+    Load,
+    Loaded,
+    Report,
+    Run,
+    Tick,
+    Work,
+)
+from ray_sched.errors import FunctionNotFoundError, RaySchedError
+from ray_sched.executor.answers import Answers
+from ray_sched.executor.functions import PREFIX, Functions
+from ray_sched.executor.journal import Journal, runtime_folder
+from ray_sched.executor.lattices import stored_value
+from ray_sched.executor.outbox import Outbox
+from ray_sched.executor.receiver import Receiver
+from ray_sched.executor.reports import Reports
+from ray_sched.executor.runner import Runner
+from ray_sched.executor.user_library import UserLibrary
+from ray_sched.kvs.client import KvsClient
+from ray_sched.wire import cloudburst_pb2 as cb
+
+logger = logging.getLogger(__name__)
+
+QUEUE_LIMIT: Final = 10_000
+"""Events that wait for the run thread before calls are left in their sockets."""
+WAITING_LIMIT: Final = 100_000
+"""Schedules, and triggers, that may wait for each other."""
+MESSAGE_LIMIT: Final = 10_000
+"""User messages that wait to be received; further ones push the oldest out."""
+TICK_S: Final = 1.0
+POLL_S: Final = 0.2
+LINGER_MS: Final = 500
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """The functions of these names were registered again."""
+
+    names: tuple[str, ...]
+
+
+class ExecutorServer:
+    """One executor thread of the wire protocol, without Ray.
+
+    It binds its ports on `ip`, the group's host by default. `on_stuck` is called in the I/O thread when
+    loading a function takes longer than `executor.load_timeout_s`: by default the process exits with
+    status 1, to be started again by others. `on_departed` is called in the run thread once a departing
+    executor has nothing left to do; `stop` is still to be called.
+
+    The constructor raises ConfigError when the journal's folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tid: int,
+        *,
+        gpu: bool = False,
+        ip: str | None = None,
+        on_stuck: Callable[[], None] = lambda: os._exit(1),
+        on_departed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.ip = ip or config.host
+        self.tid = tid
+        self.gpu = gpu
+        self._config = config
+        self._on_stuck = on_stuck
+        self._on_departed = on_departed
+        self._events: queue.SimpleQueue[Event | _Changed | None] = queue.SimpleQueue()
+        self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
+        name = re.sub(r"[^\w.-]", "_", f"{config.group_name}-{self.ip}-{tid}.journal")
+        self._journal_path = runtime_folder(config.executor.runtime_dir) / name
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+        self._loading: Load | None = None
+        self._counts = {"calls": 0, "dag_runs": 0, "dropped": 0, "expired": 0, "recovered": 0}
+
+    def start(self) -> None:
+        """Bind the ports, answer what a process before this one left, and begin to work.
+
+        Raises PortTakenError or ConfigError when a port cannot be bound.
+        """
+        config, executor = self._config, self._config.executor
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._kvs = KvsClient(
+            config.kvs_host,
+            self.ip,
+            timeout_s=config.kvs.timeout_s,
+            retries=config.kvs.retries,
+            routing_ports=config.kvs.routing_ports,
+            tid=self.tid,
+        )
+        self._journal = Journal(self._journal_path)
+        try:
+            self._receiver = Receiver(
+                self._context,
+                self.ip,
+                self.tid,
+                config.ports,
+                self._journal,
+                self._inbox,
+                self._events.put,
+            )
+        except BaseException:
+            self._kvs.close()
+            self._context.destroy(0)
+            raise
+        self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic())
+        self._outbox = Outbox(self._context)
+        patience_s = config.kvs.timeout_s * (config.kvs.retries + 1)
+        self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s)
+        library = UserLibrary(self.ip, self.tid, config.ports, self._kvs, self._outbox.send, self._inbox)
+        self._functions = Functions(self._kvs, library)
+        self._execution = Execution(
+            max_functions=config.functions_per_executor,
+            batch_size=executor.batch_size,
+            schedule_timeout_s=executor.schedule_timeout_s,
+            trigger_timeout_s=executor.trigger_timeout_s,
+            depart_timeout_s=executor.depart_timeout_s,
+            limit=WAITING_LIMIT,
+        )
+        self._runner = Runner(
+            library=library,
+            functions=self._functions,
+            kvs=self._kvs,
+            outbox=self._outbox,
+            answers=self._answers,
+            journal=self._journal,
+            reports=self._reports,
+            layout=config.ports,
+            scheduler_ips=config.scheduler_ips,
+            reference_timeout_s=executor.reference_timeout_s,
+            rng=random.Random(),
+        )
+        for name, target in (("io", self._receive), ("run", self._work)):
+            thread = threading.Thread(target=target, name=f"executor-{self.tid}-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """What it is, what is pinned here, and what it has counted since its start."""
+        return {
+            "ip": self.ip,
+            "tid": self.tid,
+            "type": "gpu" if self.gpu else "cpu",
+            "functions": list(self._reports.functions),
+            "utilization": self._reports.last_utilization,
+            "running": self._reports.running,
+            "queued": self._execution.queued,
+            "waiting": self._execution.waiting,
+            **self._counts,
+            "errors": self._runner.errors,
+            "lost_results": self._answers.lost,
+            "bad_messages": self._receiver.bad_messages,
+        }
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """Free the ports and end the threads; calls that are not done are answered with an error.
+
+        User code that is running is not waited for longer than that: its thread goes on until it
+        returns, and its call is answered by the next process. Again is harmless.
+        """
+        if self._stopping or not self._threads:
+            return
+        self._stopping = True
+        deadline = time.monotonic() + timeout_s
+        self._receiver.wake()
+        self._events.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self._receiver.close()
+        if not self._threads[1].is_alive():
+            for entry, destination in self._journal.open_calls().items():
+                self._answers.ended(destination, entry)
+            self._answers.flush(max(0.0, deadline - time.monotonic()))
+            self._outbox.close(LINGER_MS)
+            self._context.term()
+        self._journal.close()
+        self._reports.close()
+        self._kvs.close()
+
+    # The I/O thread.
+
+    def _receive(self) -> None:
+        config = self._config.executor
+        now = time.monotonic()
+        next_report, next_reload = now + config.status_period_s, now + config.reload_period_s
+        while not self._stopping:
+            try:
+                self._receiver.receive(POLL_S, only_control=self._events.qsize() > QUEUE_LIMIT)
+                now = time.monotonic()
+                if now >= next_report:
+                    next_report = now + config.status_period_s
+                    self._reports.period(now)
+                if now >= next_reload:
+                    next_reload = now + config.reload_period_s
+                    self._look_for_changes()
+                since = self._functions.loading_since
+                if since is not None and now - since > config.load_timeout_s:
+                    self._give_up_loading()
+                    return
+            except Exception:
+                if not self._stopping:
+                    logger.exception("The I/O thread of executor %s:%d goes on", self.ip, self.tid)
+
+    def _look_for_changes(self) -> None:
+        names = {PREFIX + name: name for name in self._functions.names()}
+
+        def on_read(read: Future[Any]) -> None:
+            if read.exception() is None:
+                changed = tuple(
+                    names[key]
+                    for key, lattice in read.result().items()
+                    if lattice is not None and self._functions.is_stale(names[key], stored_value(lattice))
+                )
+                if changed:
+                    self._events.put(_Changed(changed))
+
+        if names:
+            self._kvs.get_many_future(names).add_done_callback(on_read)
+
+    def _give_up_loading(self) -> None:
+        logger.error(
+            "Loading a function took longer than %g s: executor %s:%d ends",
+            self._config.executor.load_timeout_s,
+            self.ip,
+            self.tid,
+        )
+        loading = self._loading
+        if loading is not None:
+            self._reports.answer_pin(loading.pin, False, cb.EXECUTION_ERROR)
+        self._reports.close()
+        self._on_stuck()
+
+    # The run thread.
+
+    def _work(self) -> None:
+        self._reports.status()
+        for entry, destination in self._journal.leftovers.items():
+            self._counts["recovered"] += 1
+            self._answers.ended(destination, entry)
+        next_tick = time.monotonic() + TICK_S
+        while not self._stopping:
+            try:
+                event = self._next_event(next_tick)
+                now = time.monotonic()
+                if now >= next_tick:
+                    next_tick = now + TICK_S
+                    self._handle(Tick())
+                if event is not None:
+                    self._take_in(event)
+                while not self._stopping and (work := self._execution.next_work()) is not None:
+                    self._do(work)
+                    self._take_in_all()
+                    if isinstance(work, Leave):
+                        return
+            except Exception:
+                if not self._stopping:
+                    logger.exception("The run thread of executor %s:%d goes on", self.ip, self.tid)
+
+    def _next_event(self, until: float) -> Event | _Changed | None:
+        try:
+            return self._events.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            return None
+
+    def _take_in_all(self) -> None:
+        for _ in range(QUEUE_LIMIT):
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            if event is not None:
+                self._take_in(event)
+
+    def _take_in(self, event: Event | _Changed) -> None:
+        if not isinstance(event, _Changed):
+            self._handle(event)
+            return
+        for name in event.names:
+            try:
+                self._functions.reload(name)
+            except RaySchedError as error:
+                logger.warning("Function %r stays as it was: %s", name, error)
+
+    def _handle(self, event: Event) -> None:
+        for effect in self._execution.handle(event, time.monotonic()):
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case AnswerPin(pin, success, error):
+                self._reports.answer_pin(pin, success, error)
+            case Report():
+                held = self._execution.functions
+                for name in set(self._reports.functions) - set(held):
+                    self._functions.unpin(name)
+                self._reports.functions = held
+                self._reports.running = not self._execution.departing
+                self._reports.status()
+            case Fail():
+                self._counts["expired"] += 1
+                logger.warning("Call %s expired: %s", effect.schedule.id, effect.reason)
+                self._answers.expired(effect)
+            case Forget(entry):
+                self._journal.end(entry)
+            case Drop():
+                self._counts["dropped"] += 1
+
+    def _do(self, work: Work) -> None:
+        self._reports.utilization.begin(time.monotonic())
+        try:
+            match work:
+                case Load():
+                    self._load(work)
+                case Run():
+                    self._run(work)
+                case Leave():
+                    self._leave()
+        finally:
+            self._reports.utilization.end(time.monotonic())
+
+    def _run(self, run: Run) -> None:
+        ended = (True,) * len(run.requests)
+        try:
+            ended = self._runner.run(run)
+        finally:
+            # Messages that a request did not take end with it, as in the legacy system.
+            self._inbox.clear()
+            self._handle(Finished(run, ended))
+        if isinstance(run.requests[0], CallRequest):
+            self._counts["calls"] += 1
+            self._reports.status()
+        elif isinstance(run.requests[0], DagRequest):
+            self._counts["dag_runs"] += len(run.requests)
+
+    def _load(self, load: Load) -> None:
+        error = cb.NO_CLOUDBURST_ERROR
+        self._loading = load
+        try:
+            self._functions.pin(load.pin.name)
+        except FunctionNotFoundError:
+            error = cb.FUNC_NOT_FOUND
+        except RaySchedError as failure:
+            logger.warning("Function %r cannot be pinned: %s", load.pin.name, failure)
+            error = cb.EXECUTION_ERROR
+        finally:
+            self._loading = None
+        self._handle(Loaded(load.pin, error))
+
+    def _leave(self) -> None:
+        self._answers.flush(self._config.kvs.timeout_s)
+        self._reports.status()
+        self._reports.departed()
+        self._on_departed()
