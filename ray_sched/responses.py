@@ -68,6 +68,15 @@ class PendingResponse(concurrent.futures.Future[bytes]):
             self._pool._end_lease(self._slot, self)
         return cancelled
 
+    def fail(self, error: BaseException) -> None:
+        """End the lease with an error, unless the response is there already: it will not come."""
+        if self._pool._end_lease(self._slot, self) and self.set_running_or_notify_cancel():
+            self.set_exception(error)
+
+    def abandon(self) -> None:
+        """Cancel it at the next lease. Takes no lock, and so may be called where garbage is collected."""
+        self._pool._abandoned.append(self)
+
 
 class _Slot:
     """A socket, and the call that it is leased to."""
@@ -97,6 +106,7 @@ class ResponsePool:
         self._idle: deque[_Slot] = deque()  # the one that has rested longest first
         self._opened: list[_Slot] = []
         self._discarded: list[_Slot] = []
+        self._abandoned: deque[PendingResponse] = deque()
         self._closed_ports: OrderedDict[str, None] = OrderedDict()
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -111,6 +121,8 @@ class ResponsePool:
             ConfigError: `ip` is no address of this machine.
             NotRunningError: the pool is closed.
         """
+        while self._abandoned:
+            self._abandoned.popleft().cancel()
         with self._lock:
             if self._closed:
                 raise _closed_error()
@@ -158,13 +170,15 @@ class ResponsePool:
             socket.close(0)
         raise NoResourcesError(f"{self.ip} has no port left that no late response could come to: try again")
 
-    def _end_lease(self, slot: _Slot, pending: PendingResponse) -> None:
+    def _end_lease(self, slot: _Slot, pending: PendingResponse) -> bool:
+        """Whether it had not ended: then the caller alone settles it."""
         with self._lock:
-            if slot.pending is pending:
-                slot.pending = None
-                self._waiting -= 1
-            if slot.pending is None:  # else its response came all the same, and it has a next call
-                self._discard(slot)
+            if slot.pending is not pending:
+                return False
+            slot.pending = None
+            self._waiting -= 1
+            self._discard(slot)
+            return True
 
     def _discard(self, slot: _Slot) -> None:
         """Have the thread close the socket. Needs the lock."""
@@ -236,7 +250,11 @@ class ResponsePool:
         with self._lock:
             self._closed = True
             os.close(self._wake)
-            waiting = [slot.pending for slot in (*slots, *self._opened) if slot.pending is not None]
+            waiting: list[PendingResponse] = []
+            for slot in (*slots, *self._opened):
+                if slot.pending is not None:
+                    waiting.append(slot.pending)
+                    slot.pending = None
         self._context.destroy(0)
         for pending in waiting:
             if pending.set_running_or_notify_cancel():

@@ -132,6 +132,26 @@ def test_a_response_of_many_parts_is_an_error(pool: ResponsePool, executor: Exec
     assert pool.lease().address != pending.address
 
 
+def test_a_response_that_will_not_come_fails_with_the_reason(pool: ResponsePool, executor: Executor) -> None:
+    pending, answered = pool.lease(), pool.lease()
+    pending.fail(NoResourcesError("nobody can"))
+    pending.fail(NoResourcesError("again is harmless"))
+    with pytest.raises(NoResourcesError, match="nobody can"):
+        pending.wait(PATIENCE_S)
+    executor.respond(answered.address, b"one")
+    answered.wait(PATIENCE_S)
+    answered.fail(NoResourcesError("too late"))
+    assert answered.wait(0) == b"one"
+    assert pool.lease().address not in {pending.address}
+
+
+def test_an_abandoned_call_makes_room(pool: ResponsePool) -> None:
+    pending = [pool.lease() for _ in range(4)]
+    pending[2].abandon()
+    assert pool.lease().address not in {one.address for one in pending}
+    assert pending[2].cancelled()
+
+
 def test_closing_fails_what_waits(pool: ResponsePool) -> None:
     pending = pool.lease()
     waiter = threading.Timer(0, pool.close)

@@ -1,0 +1,130 @@
+"""The result of a call: in the key-value store once it is there, or pushed straight to the caller."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+import weakref
+from typing import Any, Final
+
+from ray_sched.errors import BadMessageError, TimedOutError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import (
+    LWW,
+    Lattice,
+    MultiCausal,
+    OrderedSetLattice,
+    Priority,
+    SetLattice,
+    SingleCausal,
+)
+from ray_sched.reference import CloudburstReference
+from ray_sched.responses import PendingResponse
+from ray_sched.values import as_error, loads
+
+FIRST_PAUSE_S: Final = 0.0005
+LONGEST_PAUSE_S: Final = 0.02
+
+
+class Future:
+    """The result of a call, which may not be there yet. As an argument of another call it is a reference."""
+
+    def __init__(self, what: str, id: str, kvs: KvsClient, pending: PendingResponse | None) -> None:
+        self._what = what
+        self.id = id
+        """The call's id."""
+        self.key = None if pending else id
+        """Where the result is stored; None for a direct response."""
+        self._kvs = kvs
+        self._pending = pending
+        self._found: Lattice | bytes | None = None
+        if pending is not None:
+            weakref.finalize(self, pending.abandon).atexit = False
+
+    def get(self, timeout_s: float = 60.0) -> Any:
+        """The result, waited for up to `timeout_s` seconds; after a time-out it may be asked for again.
+
+        Raises:
+            ExecutionError: the function raised; the message has its error.
+            FunctionNotFoundError, NoResourcesError, ...: why it could not run (any RefusedError).
+            TimedOutError: there is no result yet.
+            BadMessageError: the result cannot be read here.
+            KvsError, NotRunningError: the client was closed.
+        """
+        if self._found is None:
+            self._found = self._await_direct(timeout_s) if self._pending else self._await_stored(timeout_s)
+        try:
+            result = loads(self._found) if isinstance(self._found, bytes) else object_in(self._found)
+        except BadMessageError as error:
+            raise BadMessageError(f"the result of {self._what} cannot be read: {error}") from error
+        failure = as_error(result)
+        if failure is not None:
+            raise type(failure)(f"{self._what} failed: {failure}")
+        return result
+
+    def done(self, timeout_s: float = 1.0) -> bool:
+        """Whether the result, or an error in its place, is there; for a stored one one look at the store."""
+        if self._found is None:
+            if self._pending is not None:
+                return self._pending.done()
+            self._found = self._look(timeout_s)
+        return self._found is not None
+
+    def reference(self) -> CloudburstReference:
+        """What stands for the result among the arguments of another call. Raises BadMessageError."""
+        if self.key is None:
+            raise BadMessageError(
+                f"{self!r} has a direct response, and so no key to refer to: pass its value"
+            )
+        return CloudburstReference(self.key)
+
+    def __repr__(self) -> str:
+        return f"Future({self._what}, id={self.id!r})"
+
+    def _await_direct(self, timeout_s: float) -> bytes:
+        assert self._pending is not None
+        try:
+            return self._pending.result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            raise self._timed_out(timeout_s, "has come") from None
+
+    def _await_stored(self, timeout_s: float) -> Lattice:
+        deadline = time.monotonic() + timeout_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            found = self._look(max(0.0, deadline - time.monotonic()))
+            if found is not None:
+                return found
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._timed_out(timeout_s, f"is at key {self.key!r}")
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+    def _look(self, timeout_s: float) -> Lattice | None:
+        asked = self._kvs.get_future(self.id)
+        try:
+            return asked.result(timeout_s)
+        except (concurrent.futures.TimeoutError, TimedOutError):  # how long to try is the caller's affair
+            asked.cancel()
+            return None
+
+    def _timed_out(self, timeout_s: float, state: str) -> TimedOutError:
+        return TimedOutError(
+            f"no result of {self._what} {state} within {timeout_s:g} s: wait longer, or see whether its "
+            "executors are running"
+        )
+
+
+def object_in(lattice: Lattice) -> Any:
+    """The object that a key holds; a list of the members where it is a set, as legacy writers store lists.
+
+    Of concurrent causal writes the first in byte order. Raises BadMessageError.
+    """
+    if isinstance(lattice, (SetLattice, OrderedSetLattice)):
+        return [loads(member) for member in sorted(lattice.values)]
+    if isinstance(lattice, (LWW, Priority)):
+        return loads(lattice.value)
+    if isinstance(lattice, (SingleCausal, MultiCausal)) and lattice.values:
+        return loads(min(lattice.values))
+    raise BadMessageError(f"a {type(lattice).__name__} without a value")
