@@ -40,7 +40,7 @@ def run_jobs(host: str) -> None:
         try:
             stored = client.call_dag("pipeline", {"incr": [1]})
             check("pipeline(1), result through the key-value store", stored.get(timeout_s=TIMEOUT_S), 4)
-            direct = client.call_dag("pipeline", {"incr": [2]}, direct=True)
+            direct = client.call_dag("pipeline", {"incr": [2]}, direct_response=True)
             check("pipeline(2), result sent straight back", direct.get(timeout_s=TIMEOUT_S), 9)
 
             print("\nThe same DAG by the Scheduler's Ray actor handle, without ZeroMQ:")

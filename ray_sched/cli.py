@@ -97,11 +97,9 @@ def up(file: str | None, detach: bool, **flags: Any) -> None:
     Every other setting has a key in the file and a variable RAY_SCHED_<SECTION>_<FIELD>; flags win over
     variables, which win over the file. Ctrl-C stops everything; a second one does so at once.
     """
-    from ray_sched import holder
+    from ray_sched import starting
 
-    config = _load(file, **flags)
-    screen = _Screen(detach)
-    sys.exit(holder.start_detached(config, screen.show) if detach else holder.hold(config, screen.show))
+    sys.exit(starting.start(_load(file, **flags), _Screen(detach).show, detach))
 
 
 class _Screen:
@@ -123,8 +121,7 @@ class _Screen:
             click.echo(f"ray-sched: {event['error']}", err=True)
 
     def _next_steps(self, host: str) -> None:
-        command = _as_typed("ray-sched", sys.argv[0])
-        python = _as_typed("python3", sys.executable)
+        command, python = _as_typed("ray-sched"), _as_typed("python3")
         where = "" if host == "127.0.0.1" else f" --host {host}"
         click.echo(
             f"""
@@ -142,10 +139,10 @@ def _is_shown(key: str, value: Any) -> bool:
     return key not in _NO_FACTS and value not in ("", None)
 
 
-def _as_typed(name: str, path: str) -> str:
-    """How a command that lies there is typed so that it is found."""
-    found = shutil.which(name)
-    return name if found and os.path.realpath(found) == os.path.realpath(path) else os.path.abspath(path)
+def _as_typed(name: str) -> str:
+    """How a command of this Python environment is typed so that it is found."""
+    path = os.path.join(os.path.dirname(sys.executable), name)
+    return name if shutil.which(name) == path else path
 
 
 @main.command()
@@ -225,7 +222,7 @@ def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, tim
             _fail(f"--arg: {pair!r} is not allowed; it must be FUNCTION=VALUE", 2)
         arguments.setdefault(function, []).append(_value(text))
     with ray_sched.connect(_load(host=host).host) as client:
-        _print_result(client.call_dag(name, arguments, direct=direct).get(timeout_s=timeout_s))
+        _print_result(client.call_dag(name, arguments, direct_response=direct).get(timeout_s=timeout_s))
 
 
 def _value(text: str) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import yaml
 
+from ray_sched import processes
 from ray_sched.config import Config
 from ray_sched.errors import ConfigError
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 POLICY_GROUP: Final = "ray_sched.policies"
 ENVIRONMENT_PREFIX: Final = "RAY_SCHED_"
-NOT_SETTINGS: Final = frozenset({"RAY_SCHED_STATE_DIR"})
+NOT_SETTINGS: Final = frozenset({"RAY_SCHED_STATE_DIR", processes.MARK})
 """Variables that begin like a setting's and are none."""
 
 _LEGACY: Final = {

@@ -40,10 +40,11 @@ def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "group": group,
         "actors": answers,
         "executors": policy.get("executors", []),
-        "dags": scheduler.get("dags", []),
+        "dags": [{"name": name, **dag} for name, dag in scheduler.get("dags", {}).items()],
         "functions": scheduler.get("functions", []),
     }
-    told["counts"] = {name: len(told[name]) for name in ("actors", "executors", "dags", "functions")}
+    sizes = {name: len(told[name]) for name in ("actors", "executors", "dags", "functions")}
+    told["counts"] = {**sizes, **answers.get("ingress", {}).get("counts", {})}
     return told
 
 

@@ -1,29 +1,34 @@
 """The process that holds a group: starts Ray and the actors, waits until it is told to end, stops everything.
 
-`ray-sched up` is one in the foreground. `up --detach` starts another in the background, which runs this file
-and tells through a pipe how far it is.
+`ray_sched.starting` runs it in a session of its own, so that a signal to the terminal's processes reaches
+neither it nor Ray's. It hears of the configuration on its standard input, and tells through a pipe how
+far it is. SIGTERM ends it cleanly, a second one at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
 import pickle
 import signal
-import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn
 
-from ray_sched import descendants, running
+from ray_sched import processes, running
 from ray_sched.bound_ports import check_free
 from ray_sched.config import Config
 from ray_sched.errors import ConfigError, RaySchedError
 from ray_sched.running import Running
+
+log = logging.getLogger(__name__)
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Told of what happens: `{"part": role, "facts": {...}, "seconds": s}` for each part that is ready, then
@@ -32,30 +37,9 @@ Tell = Callable[[Mapping[str, Any]], None]
 STOP_S: Final = 20.0
 """What the actors' clean stop may take."""
 CONNECT_S: Final = 5.0
-_ENDING_S: Final = 5.0
+ENDING_S: Final = 5.0
+"""What Ray's processes may take to end when their cluster has."""
 INTERRUPTED: Final = 130
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def hold(config: Config, tell: Tell, log: str = "") -> int:
-    """Starts a group, holds it until a signal comes, and stops it; returns the exit code.
-
-    The first signal interrupts whatever goes on and stops everything cleanly, the second one at once.
-    """
-    ask = _Interruption()
-    ask.install()
-    descendants.adopt()
-    try:
-        with running.claimed(Running.here(config.host, config.group_name, log)) as entry:
-            check_free(config)
-            return _hold_claimed(config, tell, ask, entry)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except RaySchedError as error:
-        tell({"error": str(error), "code": exit_code(error)})
-        return exit_code(error)
-    finally:
-        descendants.end(_ENDING_S)
 
 
 def exit_code(error: RaySchedError) -> int:
@@ -63,32 +47,71 @@ def exit_code(error: RaySchedError) -> int:
     return 2 if isinstance(error, ConfigError) else 1
 
 
-def _hold_claimed(config: Config, tell: Tell, ask: _Interruption, entry: Running) -> int:
+def ready_parts(tell: Tell, before_s: float = 0.0) -> Callable[[str, dict[str, Any], float], None]:
+    """Tells what `Group.start` reports, with seconds since an earlier start."""
+    return lambda part, facts, seconds: tell({"part": part, "facts": facts, "seconds": before_s + seconds})
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What the holder is told to do, once, on its standard input."""
+
+    config: Config
+    attached: bool
+    """Whether it ends when the other end of its standard input does."""
+    pipe: int
+    """The file descriptor to tell of what happens."""
+
+
+def _hold(config: Config, tell: Tell) -> int:
+    """Starts a group, holds it until a signal comes, and stops it; returns the exit code."""
+    pid = os.getpid()
+    folder = "" if config.ray_address else tempfile.mkdtemp(prefix="ray_sched-", dir="/tmp")
+    entry = Running(config.host, config.group_name, "", pid, processes.started(pid), folder)
+    os.environ[processes.MARK] = entry.mark
+    processes.adopt()
+    interruption = _Interruption(entry)
+    try:
+        interruption.install()
+        running.claim(entry)
+        check_free(config)
+        return _hold_claimed(config, tell, interruption, entry)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except RaySchedError as error:
+        tell({"error": str(error), "code": exit_code(error)})
+        return exit_code(error)
+    finally:
+        entry.clean_up(ENDING_S)
+        running.forget(entry)
+
+
+def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry: Running) -> int:
     from ray_sched.actors.group import Group
 
     ready = False
     began = time.monotonic()
     with contextlib.ExitStack() as undo:
         # Ray's own start and stop leave processes behind when they are interrupted.
-        with ask.deferred():
-            entry = _start_ray(config, tell, entry, undo)
+        with interruption.deferred():
+            _start_ray(config, tell, entry, undo)
         try:
-            group = Group.start(config, _ready_parts(tell, time.monotonic() - began))
+            group = Group.start(config, ready_parts(tell, time.monotonic() - began))
             undo.callback(group.stop, STOP_S)
             tell({"ready": config.host})
             ready = True
-            while not ask.asked:
+            while not interruption.asked:
                 # An exception that a handler raises within a destructor is lost, so ask again.
                 time.sleep(1.0)
-            tell({"stopping": True})
         except KeyboardInterrupt:
-            tell({"stopping": True})
+            pass
         finally:
-            ask.interrupts = False
+            interruption.interrupts = False
+        tell({"stopping": True})
     return 0 if ready else INTERRUPTED
 
 
-def _start_ray(config: Config, tell: Tell, entry: Running, undo: contextlib.ExitStack) -> Running:
+def _start_ray(config: Config, tell: Tell, entry: Running, undo: contextlib.ExitStack) -> None:
     from ray_sched.actors.cluster import LocalCluster, connect, disconnect
 
     began = time.monotonic()
@@ -97,86 +120,23 @@ def _start_ray(config: Config, tell: Tell, entry: Running, undo: contextlib.Exit
         undo.callback(disconnect)
         address = config.ray_address
     else:
-        cluster = LocalCluster.start(config)
+        cluster = LocalCluster.start(config, entry.folder, show_logs=True)
         undo.callback(cluster.stop)
         address = cluster.address
+    running.update(entry, ray_address=address)
     tell({"part": "ray", "facts": {"address": address}, "seconds": time.monotonic() - began})
-    return running.update(entry, ray_address=address)
-
-
-def _ready_parts(tell: Tell, before_s: float = 0.0) -> Callable[[str, dict[str, Any], float], None]:
-    return lambda part, facts, seconds: tell({"part": part, "facts": facts, "seconds": before_s + seconds})
-
-
-def start_detached(config: Config, tell: Tell) -> int:
-    """Starts a process that holds a group in the background, and waits until it is ready; the exit code.
-
-    With a Ray cluster that exists no process is needed: the actors stay there.
-    """
-    if config.ray_address:
-        return _start_in_cluster(config, tell)
-    log = running.folder() / f"{config.host}.log"
-    reader, writer = os.pipe()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ray_sched.holder", str(writer), str(log)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            pass_fds=[writer],
-            start_new_session=True,
-        )
-    os.close(writer)
-    assert process.stdin is not None
-    with process.stdin as pipe:
-        pickle.dump(config, pipe)
-    try:
-        with os.fdopen(reader) as lines:
-            for line in lines:
-                event = json.loads(line)
-                tell(event)
-                if "ready" in event:
-                    return 0
-                if "error" in event:
-                    process.wait(STOP_S + _ENDING_S)
-                    return int(event["code"])
-    except KeyboardInterrupt:
-        process.terminate()
-        tell({"stopping": True})
-        process.wait(STOP_S + _ENDING_S)
-        return INTERRUPTED
-    tell({"error": f"it ended before it was ready; see {log}", "code": 1})
-    return 1
-
-
-def _start_in_cluster(config: Config, tell: Tell) -> int:
-    from ray_sched.actors.cluster import connect, disconnect
-    from ray_sched.actors.group import Group
-
-    try:
-        check_free(config)
-        connect(config.ray_address, CONNECT_S)
-        try:
-            Group.start(config, _ready_parts(tell))
-            running.claim(Running(config.host, config.group_name, config.ray_address, 0, 0))
-        finally:
-            disconnect()
-    except RaySchedError as error:
-        tell({"error": str(error), "code": exit_code(error)})
-        return exit_code(error)
-    tell({"ready": config.host})
-    return 0
 
 
 class _Interruption:
-    """What signals do: the first one interrupts or is remembered, the second one ends everything at once."""
+    """What SIGTERM does: the first one interrupts or is remembered, the second ends everything at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, entry: Running) -> None:
         self.asked = False
         self.interrupts = True
+        self._entry = entry
 
     def install(self) -> None:
-        for number in _SIGNALS:
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
@@ -199,33 +159,37 @@ class _Interruption:
             raise KeyboardInterrupt
 
     def _end_at_once(self) -> NoReturn:
-        for entry in running.everything():
-            if entry.pid == os.getpid():
-                running.forget(entry)
-        while left := descendants.of(os.getpid()):
-            descendants.kill(left)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(-1, 0)
+        self._entry.clean_up(grace_s=0.0)
+        running.forget(self._entry)
         os._exit(INTERRUPTED)
 
 
+def _end_with(stdin: BinaryIO) -> None:
+    stdin.read()
+    log.info("the process that started this one is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _main() -> int:
-    writer, log = int(sys.argv[1]), sys.argv[2]
-    config: Config = pickle.load(sys.stdin.buffer)
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    pipe = os.fdopen(writer, "w")
+    stdin = sys.stdin.buffer
+    order: Order = pickle.load(stdin)
+    logging.basicConfig(
+        level=order.config.log_level, format="%(asctime)s level=%(levelname)s holder %(message)s"
+    )
+    os.set_inheritable(order.pipe, False)
+    pipe = os.fdopen(order.pipe, "w")
+    if order.attached:
+        threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
 
     def tell(event: Mapping[str, Any]) -> None:
-        logging.getLogger(__name__).info("%s", event)
-        if pipe.closed:
-            return
+        line = json.dumps(event, default=str)
+        log.info("%s", line)
+        # Whoever was told of "ready" may have gone.
         with contextlib.suppress(BrokenPipeError):
-            pipe.write(json.dumps(event, default=str) + "\n")
+            pipe.write(line + "\n")
             pipe.flush()
-        if "ready" in event:
-            pipe.close()
 
-    return hold(config, tell, log)
+    return _hold(order.config, tell)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """What runs on this machine: one small file for each host address that a scheduler group of this user has.
 
-A file whose process is gone is stale: it is removed by whoever notices.
+A file whose process is gone is stale: whoever notices removes it, and what that process left behind.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_sched import processes
 from ray_sched.errors import AlreadyRunningError, NotRunningError
 
 
@@ -28,18 +28,25 @@ class Running:
     """The process that holds it; 0: none, its actors live in a Ray cluster that was there before."""
     pid_started: int
     """When that process started, in clock ticks since boot: process ids are used again."""
-    log: str = ""
-    """Where that process writes; empty: to a terminal."""
-
-    @classmethod
-    def here(cls, host: str, group: str, log: str = "") -> Running:
-        """A group that this process begins to start."""
-        return cls(host, group, "", os.getpid(), process_started(os.getpid()), log)
+    folder: str = ""
+    """Temporary files of its Ray cluster, where that is its own."""
 
     @property
     def alive(self) -> bool:
         """Whether its process lives; a group without one is believed."""
-        return not self.pid or process_started(self.pid) == self.pid_started
+        return not self.pid or processes.started(self.pid) == self.pid_started
+
+    @property
+    def mark(self) -> str:
+        """What marks the processes that its process started."""
+        return f"{self.pid}:{self.pid_started}"
+
+    def clean_up(self, grace_s: float) -> None:
+        """Ends what its process started, by force after so many seconds, and removes its temporary files."""
+        if self.pid:
+            processes.end(self.mark, grace_s)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def folder() -> Path:
@@ -52,16 +59,6 @@ def folder() -> Path:
         path = Path.home() / ".local" / "state" / "ray_sched"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
-
-
-def process_started(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when there is none (proc(5), stat field 22)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] == "Z" else int(fields[19])
 
 
 def claim(entry: Running) -> None:
@@ -109,6 +106,7 @@ def find(host: str) -> Running | None:
     entry = _read(file)
     if entry is None or entry.alive:
         return entry
+    entry.clean_up(grace_s=0.0)
     file.unlink(missing_ok=True)
     return None
 
@@ -134,16 +132,6 @@ def only(group: str | None = None) -> Running:
             f"several scheduler groups run; name one of {', '.join(e.group for e in entries)}"
         )
     return entries[0]
-
-
-@contextlib.contextmanager
-def claimed(entry: Running) -> Iterator[Running]:
-    """Claims the host for as long as the block runs."""
-    claim(entry)
-    try:
-        yield entry
-    finally:
-        forget(entry)
 
 
 def _file(host: str) -> Path:

@@ -7,12 +7,13 @@ import signal
 import time
 from typing import Final
 
-from ray_sched import descendants, running
+from ray_sched import running
 from ray_sched.errors import NotRunningError, RaySchedError
 from ray_sched.holder import CONNECT_S
 from ray_sched.running import Running
 
 _POLL_S: Final = 0.1
+_CLEAN_UP_S: Final = 1.0
 
 
 def stop(host: str, ray_address: str, timeout_s: float) -> None:
@@ -45,10 +46,11 @@ def _stop_holder(entry: Running, timeout_s: float) -> None:
         return
     while entry.alive:
         if time.monotonic() > deadline:
-            descendants.kill([*descendants.of(entry.pid), entry.pid])
-            running.forget(entry)
-            return
+            os.kill(entry.pid, signal.SIGKILL)
+            break
         time.sleep(_POLL_S)
+    entry.clean_up(_CLEAN_UP_S)
+    running.forget(entry)
 
 
 def _stop_actors(host: str, ray_address: str, timeout_s: float) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -39,12 +37,15 @@ class LocalCluster:
 
     address: str
     """`127.0.0.1:PORT`"""
-    folder: str
-    """Where Ray keeps its sockets and the actors' logs."""
 
     @classmethod
-    def start(cls, config: Config) -> LocalCluster:
-        """Starts it on loopback alone, offers the group's slots, and connects this process to it."""
+    def start(cls, config: Config, folder: str, show_logs: bool = False) -> LocalCluster:
+        """Starts it on loopback alone, offers the group's slots, and connects this process to it.
+
+        Args:
+            folder: for Ray's files; with a short path, since those of Unix sockets may have 107 characters.
+            show_logs: whether what the actors log appears on this process's stderr, too.
+        """
         os.environ.update(_ENVIRONMENT)
         import ray
 
@@ -55,27 +56,23 @@ class LocalCluster:
             "pin": slots * per_slot,
             "gpu_pin": config.executor.gpu_count * per_slot,
         }
-        # The paths of Ray's Unix sockets lie below it, and may have 107 characters.
-        folder = tempfile.mkdtemp(prefix="ray_sched-", dir="/tmp")
         with _loopback_only():
             context = ray.init(
                 namespace=NAMESPACE,
                 resources={name: float(amount) for name, amount in resources.items() if amount},
                 include_dashboard=False,
-                log_to_driver=False,
+                log_to_driver=show_logs,
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _temp_dir=folder,
             )
-        return cls(str(context.address_info["gcs_address"]), folder)
+        return cls(str(context.address_info["gcs_address"]))
 
     def stop(self) -> None:
-        """Ends it and removes its files."""
         import ray
 
         ray.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def connect(address: str, timeout_s: float) -> None:

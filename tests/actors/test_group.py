@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    started = LocalCluster.start(Config(host="127.0.5.1"))
-    yield started
-    started.stop()
+    # pytest's own folders have too long paths.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        started = LocalCluster.start(Config(host="127.0.5.1"), folder)
+        yield started
+        started.stop()
 
 
 @pytest.fixture
