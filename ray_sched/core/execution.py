@@ -289,9 +289,7 @@ class Execution:
             case Loaded(pin, error):
                 return self._on_loaded(pin, error)
             case UnpinArrived(function):
-                if self._pinned.pop(function, None) is None:
-                    return [Drop("unpin")]
-                return [Report()]
+                return self._on_unpin(function)
             case DepartArrived():
                 if self._departing:
                     return []
@@ -406,6 +404,15 @@ class Execution:
             return [AnswerPin(pin, False, cb.NO_RESOURCES), Report()]
         self._pins.append(pin)
         return []
+
+    def _on_unpin(self, function: str) -> list[Effect]:
+        # A scheduler that waited too long for a pin takes it back.
+        recalled = [pin for pin in self._pins if pin.name == function]
+        for pin in recalled:
+            self._pins.remove(pin)
+        if self._pinned.pop(function, None) is None and not recalled:
+            return [Drop("unpin")]
+        return [*(AnswerPin(pin, False) for pin in recalled), Report()]
 
     def _on_loaded(self, pin: internal.PinFunction, error: cb.CloudburstError) -> list[Effect]:
         if error or self._departing:

@@ -22,11 +22,11 @@ from ray_sched.core.execution import (
 from ray_sched.errors import BadMessageError
 from ray_sched.executor.destination import Destination
 from ray_sched.executor.journal import Journal
-from ray_sched.wire.sockets import Complaints, bind_pull
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
 from ray_sched.wire.ports import Layout
+from ray_sched.wire.sockets import Complaints, bind_pull
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
@@ -64,9 +64,10 @@ class Receiver:
             layout.trigger: self._on_trigger,
             layout.call: self._on_call,
         }
+        # Looked at in this order: of an unpin and a pin that are both there, the unpin was the first.
         control: dict[int, Callable[[bytes], None]] = {
-            layout.pin: self._on_pin,
             layout.unpin: self._on_unpin,
+            layout.pin: self._on_pin,
             layout.depart: self._on_depart,
             layout.user_message: self._inbox.append,
         }

@@ -14,10 +14,10 @@ import zmq
 
 from ray_sched.config import Config
 from ray_sched.errors import BadMessageError
-from ray_sched.wire.sockets import Complaints, PushSockets
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.ports import MGMT_DEPART, MGMT_STATISTICS, MGMT_STATUS, PIN_ACCEPT, STATUS, tcp
+from ray_sched.wire.sockets import Complaints, PushSockets
 
 RUNTIMES: Final = 1000
 """Run times of each function and DAG that one report holds at most; counts are always whole."""

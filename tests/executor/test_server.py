@@ -96,7 +96,7 @@ def test_the_management_node_hears_statuses_and_statistics(bench: Bench) -> None
     bench.start(config=bench.config.replace(mgmt=bench.ip, **{"executor.status_period_s": 0.2}))
     bench.result(bench.call_dag(chain("incr"), {"incr": 0}, 1))
     bench.scheduler.wait_for("mgmt_status")
-    (raw,) = bench.scheduler.wait_for("mgmt_statistics", where=lambda raw: bool(raw))
+    (raw,) = bench.scheduler.wait_for("mgmt_statistics", where=bool)
     statistics = internal.ExecutorStatistics.FromString(raw)
     assert [(each.name, each.call_count, len(each.runtime)) for each in statistics.functions] == [
         ("incr", 1, 1)
