@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import ray
@@ -313,7 +313,11 @@ class IngressActor:
     # --- requests ---
 
     def _on_connect(self, body: bytes, peer: Peer, now: float) -> Reply | None:
-        return Reply(self._config.kvs_host.encode())
+        reply = Reply(self._config.kvs_host.encode())
+        if body != WANTS_REASON:
+            return reply
+        self._reply(replace(peer, wants_reason=True), reply)
+        return None
 
     def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.FunctionCall, body)

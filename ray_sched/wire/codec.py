@@ -2,7 +2,9 @@
 
 A refusal is a `GenericResponse` with the nearest of the legacy error codes. Its reason, in words,
 would change the reply's bytes, so that only who asks for it gets it, as a second part of the reply:
-our client adds `WANTS_REASON` to its request as a second part, which legacy clients never do.
+our client adds `WANTS_REASON` to its request as a second part, which legacy clients never do. It
+does so once it knows that it may, because a legacy scheduler fails at a second part: a connect request
+that is `WANTS_REASON` itself gets a second, empty part in its reply from us alone.
 """
 
 from __future__ import annotations
