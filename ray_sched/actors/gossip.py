@@ -8,6 +8,7 @@ told through their handles, foreign schedulers over the wire.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -74,7 +75,7 @@ class GossipActor:
     def status(self) -> dict[str, Any]:
         with self._lock:
             peers = [*self._peers.hosts(), *(f"group {group}" for group in sorted(self._siblings))]
-        return {"peers": peers, "counts": dict(self.counts)}
+        return {"pid": os.getpid(), "peers": peers, "counts": dict(self.counts)}
 
     def stop(self) -> None:
         self._stopping.set()

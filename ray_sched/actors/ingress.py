@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import random
 import threading
 import time
@@ -160,6 +161,7 @@ class IngressActor:
     def status(self) -> dict[str, Any]:
         now = time.monotonic()
         return {
+            "pid": os.getpid(),
             "counts": dict(self.counts),
             "executors": len(self._table.executors),
             "dags": len(self._plans),

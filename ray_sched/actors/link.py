@@ -35,6 +35,7 @@ class Link:
             if self._handle is None:
                 self._handle = names.find(self._group, self.role)
             future: Future[Any] = getattr(self._handle, method).remote(*args).future()
+            future.add_done_callback(self._forget_if_dead)
         except (RaySchedError, ray.exceptions.RayError) as error:
             future = Future()
             future.set_exception(error)
@@ -58,6 +59,11 @@ class Link:
             return False
         self.ask(method, *args).add_done_callback(self._answered)
         return True
+
+    def _forget_if_dead(self, future: Future[Any]) -> None:
+        """One that Ray restarts keeps its handle; one that was ended may be there anew, by its name."""
+        if isinstance(future.exception(), ray.exceptions.ActorDiedError):
+            self._handle = None
 
     def has_room(self) -> bool:
         """Whether `tell` would send now; true for whoever is the only one to call `tell`."""

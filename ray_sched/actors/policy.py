@@ -7,6 +7,7 @@ Ray's threads and a ticker share the state under one lock; nothing waits while i
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -182,6 +183,7 @@ class PolicyActor:
                 for executor in sorted(self._table.executors.values(), key=lambda e: e.address)
             ]
             return {
+                "pid": os.getpid(),
                 "policy": self._config.policy.name,
                 "executors": executors,
                 "missing_pins": self._pinning.missing(),

@@ -8,6 +8,7 @@ has to wait (for the key-value store, for pins) waits in the caller's own thread
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -504,6 +505,7 @@ class SchedulerActor:
         now = time.monotonic()
         with self._lock:
             return {
+                "pid": os.getpid(),
                 "functions": self._registry.functions(),
                 "dags": {
                     name: {

@@ -6,6 +6,7 @@ With a management node the report goes there, without one to the log.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -43,7 +44,7 @@ class StatsActor:
 
     def status(self) -> dict[str, Any]:
         with self._lock:
-            return {"counts": dict(self.counts)}
+            return {"pid": os.getpid(), "counts": dict(self.counts)}
 
     def stop(self) -> None:
         self._stopping.set()
