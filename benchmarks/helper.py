@@ -16,7 +16,9 @@ def end_with_parent() -> None:
     """End this process as soon as its standard input does: when its parent closes it, or dies."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin, whose lock would be held when this process ends by itself.
+        while os.read(0, 1024):
+            pass
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()

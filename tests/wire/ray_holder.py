@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 
 from ray_sched.actors.cluster import LocalCluster
 from ray_sched.config import Config
@@ -11,13 +12,14 @@ SLOTS = 16
 
 
 def main() -> None:
-    cluster = LocalCluster.start(Config().replace(**{"executor.count": SLOTS}))
-    try:
-        sys.stdout.write(cluster.address + "\n")
-        sys.stdout.flush()
-        sys.stdin.read()
-    finally:
-        cluster.stop()
+    with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        cluster = LocalCluster.start(Config().replace(**{"executor.count": SLOTS}), folder)
+        try:
+            sys.stdout.write(cluster.address + "\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        finally:
+            cluster.stop()
 
 
 if __name__ == "__main__":

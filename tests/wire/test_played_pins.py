@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from tests.wire.players import Record, Stage, Verdict, dag, decode, encode, messages, ports
+from tests.wire.players import Record, Stage, Verdict, dag, decode, encode, messages, ports, until
 
 
 def test_a_pin_names_the_function_and_where_to_answer(stage: Stage) -> None:
@@ -166,8 +166,14 @@ def test_a_gpu_function_goes_to_a_gpu_executor(stage: Stage) -> None:
     reply = stage.client.create_dag(stage.name("dag"), [{"name": function, "gpu": True}])
     assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
     with_gpu.report()
-    stage.settle()
-    stage.create_dag([{"name": function, "gpu": True}])
+    name = stage.name("dag")
+    until(
+        lambda: stage.client.create_dag(name, [{"name": function, "gpu": True}]).success,
+        "it was not taken in",
+    )
+    assert stage.delete_dag(name).success
+    with_gpu.wait_for("unpin")
+    with_gpu.report(running=False)
     assert [pin.name for pin in with_gpu.received("pin")] == [function]
     assert plain.received("pin") == []
 
