@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -21,7 +22,6 @@ from ray_sched.core.execution import (
 )
 from ray_sched.errors import BadMessageError
 from ray_sched.executor.destination import Destination
-from ray_sched.executor.journal import Journal
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
@@ -36,7 +36,7 @@ HOLDERS: Final = "another executor with this thread id on the same address, or o
 class Receiver:
     """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
 
-    What has been accepted is noted in the journal before anybody hears of it. User messages go to
+    `begin` notes in the journal what is accepted, before anybody hears of it. User messages go to
     `inbox` as they are. Raises PortTakenError or ConfigError when a port cannot be bound.
     """
 
@@ -46,15 +46,17 @@ class Receiver:
         ip: str,
         tid: int,
         layout: Layout,
-        journal: Journal,
+        begin: Callable[[Destination], int],
         inbox: deque[bytes],
         emit: Callable[[Event], None],
     ) -> None:
         self.bad_messages = 0
-        self._journal = journal
+        self._begin = begin
         self._inbox = inbox
         self._emit = emit
         self._complaints = Complaints()
+        self._lock = threading.Lock()
+        self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
         # When too much is queued already, calls stay in their sockets, and then with their senders.
@@ -85,8 +87,10 @@ class Receiver:
         self._control.register(self._wake, zmq.POLLIN)
 
     def wake(self) -> None:
-        """Make `receive` return soon. Any thread may call this before `close`."""
-        os.eventfd_write(self._wake, 1)
+        """Make `receive` return soon. Any thread may call this."""
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     def receive(self, timeout_s: float, *, only_control: bool) -> None:
         """Wait for messages and take those that are there; with `only_control` all but calls."""
@@ -109,20 +113,22 @@ class Receiver:
 
     def close(self) -> None:
         """Free the ports."""
-        for socket in self._takers:
-            socket.close(0)
-        os.close(self._wake)
+        with self._lock:
+            self._closed = True
+            for socket in self._takers:
+                socket.close(0)
+            os.close(self._wake)
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)
-        self._emit(ScheduleArrived(schedule, self._journal.begin(Destination.of_error(schedule))))
+        self._emit(ScheduleArrived(schedule, self._begin(Destination.of_error(schedule))))
 
     def _on_trigger(self, message: bytes) -> None:
         self._emit(TriggerArrived(parse(cb.DagTrigger, message)))
 
     def _on_call(self, message: bytes) -> None:
         call = parse(cb.FunctionCall, message)
-        self._emit(CallArrived(call, self._journal.begin(Destination.of_call(call))))
+        self._emit(CallArrived(call, self._begin(Destination.of_call(call))))
 
     def _on_pin(self, message: bytes) -> None:
         self._emit(PinArrived(parse(internal.PinFunction, message)))

@@ -45,6 +45,7 @@ from ray_sched.core.execution import (
 )
 from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
+from ray_sched.executor.destination import Destination
 from ray_sched.executor.functions import PREFIX, Functions
 from ray_sched.executor.journal import Journal, runtime_folder
 from ray_sched.executor.lattices import stored_value
@@ -109,6 +110,7 @@ class ExecutorServer:
         self._journal_path = runtime_folder(config.executor.runtime_dir) / name
         self._threads: list[threading.Thread] = []
         self._stopping = False
+        self._abandoned = False
         self._loading: Load | None = None
         self._counts = {"calls": 0, "dag_runs": 0, "dropped": 0, "expired": 0, "recovered": 0}
 
@@ -127,17 +129,18 @@ class ExecutorServer:
             routing_ports=config.kvs.routing_ports,
             tid=self.tid,
         )
-        self._journal = Journal(self._journal_path)
         try:
             self._receiver = Receiver(
                 self._context,
                 self.ip,
                 self.tid,
                 config.ports,
-                self._journal,
+                self._begin,
                 self._inbox,
                 self._events.put,
             )
+            # Whoever holds the ports holds the journal.
+            self._journal = Journal(self._journal_path)
         except BaseException:
             self._kvs.close()
             self._context.destroy(0)
@@ -204,15 +207,15 @@ class ExecutorServer:
         self._receiver.wake()
         self._events.put(None)
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        self._receiver.close()
-        if not self._threads[1].is_alive():
-            for entry, destination in self._journal.open_calls().items():
-                self._answers.ended(destination, entry)
-            self._answers.flush(max(0.0, deadline - time.monotonic()))
-            self._outbox.close(LINGER_MS)
-            self._context.term()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._threads[-1].is_alive():
+            self._abandoned = True
+            self._let_go()
+
+    def _begin(self, destination: Destination) -> int:
+        return self._journal.begin(destination)
+
+    def _let_go(self) -> None:
         self._journal.close()
         self._reports.close()
         self._kvs.close()
@@ -220,6 +223,12 @@ class ExecutorServer:
     # The I/O thread.
 
     def _receive(self) -> None:
+        try:
+            self._receive_until_stopped()
+        finally:
+            self._receiver.close()
+
+    def _receive_until_stopped(self) -> None:
         config = self._config.executor
         now = time.monotonic()
         next_report, next_reload = now + config.status_period_s, now + config.reload_period_s
@@ -273,6 +282,19 @@ class ExecutorServer:
     # The run thread.
 
     def _work(self) -> None:
+        try:
+            self._work_until_stopped()
+        finally:
+            if not self._abandoned:
+                for entry, destination in self._journal.open_calls().items():
+                    self._answers.ended(destination, entry)
+                self._answers.flush(self._config.kvs.timeout_s)
+                self._let_go()
+            self._outbox.close(LINGER_MS)
+            self._context.term()
+
+    def _work_until_stopped(self) -> None:
+        left = False
         self._reports.status()
         for entry, destination in self._journal.leftovers.items():
             self._counts["recovered"] += 1
@@ -287,11 +309,10 @@ class ExecutorServer:
                     self._handle(Tick())
                 if event is not None:
                     self._take_in(event)
-                while not self._stopping and (work := self._execution.next_work()) is not None:
+                while not (self._stopping or left) and (work := self._execution.next_work()) is not None:
                     self._do(work)
+                    left = isinstance(work, Leave)
                     self._take_in_all()
-                    if isinstance(work, Leave):
-                        return
             except Exception:
                 if not self._stopping:
                     logger.exception("The run thread of executor %s:%d goes on", self.ip, self.tid)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_sched.core.execution import (
@@ -137,6 +137,7 @@ def test_triggers_of_unknown_functions_and_duplicates_do_not_count() -> None:
     assert bodies(runs(core)[0]) == [[b"own", b"a", b"b"]]
 
 
+@settings(deadline=None)
 @given(data=st.data(), sources=st.lists(st.sampled_from("abcdef"), min_size=1, unique=True))
 def test_the_order_of_arrival_changes_nothing(data: st.DataObject, sources: list[str]) -> None:
     events: list[Event] = [TriggerArrived(trigger("1", "f", source)) for source in sources]
@@ -152,6 +153,7 @@ def test_the_order_of_arrival_changes_nothing(data: st.DataObject, sources: list
     assert core.waiting == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("st"), st.sampled_from("12"), st.sampled_from("fg"), st.sampled_from("ab")),

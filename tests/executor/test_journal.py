@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_sched.errors import ConfigError
@@ -50,6 +50,7 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     assert list(Journal(path).leftovers.values()) == [to("a")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=60))
 def test_the_file_says_what_is_open_and_stays_small(steps: list[int]) -> None:
     path = runtime_folder() / f"test-{os.getpid()}.journal"
