@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from ray_sched.core.execution import CallArrived, DepartArrived, Event, PinArrived, UnpinArrived
+from ray_sched.executor.destination import Destination
+from ray_sched.executor.receiver import Receiver
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2 as internal
+from ray_sched.wire.ports import WIDE, tcp
+from tests.wire.players import Pusher
+
+IP, TID = "127.0.3.99", 120
+
+
+class Heard:
+    """A receiver in the wide layout, and what it has told."""
+
+    def __init__(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.events: list[Event] = []
+        self.noted: list[Destination] = []
+        self.inbox: deque[bytes] = deque()
+        self.receiver = Receiver(self.context, IP, TID, WIDE, self.note, self.inbox, self.events.append)
+
+    def note(self, destination: Destination) -> int:
+        self.noted.append(destination)
+        return len(self.noted)
+
+    def until(self, count: int, *, only_control: bool = False) -> list[Event]:
+        for _ in range(200):
+            if len(self.events) >= count:
+                break
+            self.receiver.receive(0.05, only_control=only_control)
+        return self.events
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    heard = Heard()
+    yield heard
+    heard.receiver.close()
+    heard.receiver.wake()
+    heard.context.term()
+
+
+@pytest.fixture
+def pusher() -> Iterator[Pusher]:
+    pusher = Pusher()
+    yield pusher
+    pusher.close()
+
+
+def test_calls_stay_where_they_are_while_too_much_is_queued(heard: Heard, pusher: Pusher) -> None:
+    call = cb.FunctionCall(name="f", response_key="key")
+    pusher.push(tcp(IP, WIDE.call + TID), call.SerializeToString())
+    pusher.push(tcp(IP, WIDE.unpin + TID), b"f")
+    pusher.push(tcp(IP, WIDE.depart + TID), b"")
+    control = heard.until(2, only_control=True)
+    assert sorted(map(type, control), key=str) == sorted((UnpinArrived, DepartArrived), key=str)
+    assert heard.until(3)[2] == CallArrived(call, 1)
+    assert [destination.key for destination in heard.noted] == ["key"]
+
+
+def test_user_messages_go_to_the_inbox_unread(heard: Heard, pusher: Pusher) -> None:
+    pusher.push(tcp(IP, WIDE.user_message + TID), b"no pickle")
+    while not heard.inbox:
+        heard.receiver.receive(1.0, only_control=True)
+    assert list(heard.inbox) == [b"no pickle"]
+
+
+def test_a_message_that_does_not_parse_is_counted_and_stops_nothing(heard: Heard, pusher: Pusher) -> None:
+    pin = internal.PinFunction(name="f")
+    for message in (b"\xff", pin.SerializeToString()):
+        pusher.push(tcp(IP, WIDE.pin + TID), message)
+    assert heard.until(1) == [PinArrived(pin)]
+    assert heard.receiver.bad_messages == 1
