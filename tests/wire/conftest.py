@@ -93,7 +93,7 @@ def ray_address() -> Iterator[str]:
     yield address
     holder.stdin.close()
     holder.stdout.close()
-    holder.wait(STOP_S)
+    assert holder.wait(STOP_S) == 0
 
 
 @pytest.fixture(scope="package")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 
@@ -17,6 +18,7 @@ def main() -> None:
         try:
             sys.stdout.write(cluster.address + "\n")
             sys.stdout.flush()
+            os.dup2(2, 1)  # what Ray says of its workers is not for whoever reads the address
             sys.stdin.read()
         finally:
             cluster.stop()

@@ -295,3 +295,45 @@ def caches(anna: AnnaClient, executor: PlayedExecutor, *keys: str) -> Record:
     names = encode(messages.STRING_SET, {"keys": keys})
     value = encode(messages.LWW_VALUE, {"timestamp": int(time.time() * 10), "value": names})
     return anna.put(f"ANNA_METADATA|cache_ip|{executor.ip}", messages.LWW, value)
+
+
+# --- contents that make no sense ---
+
+
+def test_a_continuation_with_a_result_that_is_no_value_is_dropped(stage: Stage) -> None:
+    [executor] = stage.executors(1)
+    name = stage.create_dag([stage.function()])
+    assert stage.client.call_dag(name).success
+    broken = {"name": name, "id": "broken", "result": b"\xff\xff", "call": {"name": name}}
+    address = ports.tcp(stage.scheduler_ip, ports.CONTINUATION)
+    stage.pusher.push(address, encode(messages.CONTINUATION, broken))
+    whole = {"name": name, "id": "whole", "result": encode(messages.VALUE, ONE), "call": {"name": name}}
+    stage.pusher.push(address, encode(messages.CONTINUATION, whole))
+    executor.wait_for("schedule", where=lambda schedule: schedule.id == "whole")
+    assert "broken" not in [schedule.id for schedule in executor.received("schedule")]
+    assert stage.client.call_dag(name).success
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"ip": "no address", "tid": 0, "running": True},
+        {"ip": "", "tid": 0, "running": True},
+        {"ip": "127.0.6.19", "tid": 2**32 - 1, "running": True},
+        {"ip": "127.0.6.19", "tid": 1, "running": True, "utilization": float("nan")},
+        {"ip": "127.0.6.19", "tid": 2, "running": True, "functions": ["", "x" * 10_000]},
+    ],
+    ids=["no address", "empty", "thread", "utilization", "functions"],
+)
+def test_a_status_that_makes_no_sense_stops_nobody(stage: Stage, status: dict[str, Any]) -> None:
+    [executor] = stage.executors(1)
+    address = ports.tcp(stage.scheduler_ip, ports.STATUS)
+    stage.pusher.push(address, encode(messages.THREAD_STATUS, status))
+    function = stage.function()
+    for _ in range(5):
+        stage.client.call(function)
+    stage.pusher.push(address, encode(messages.THREAD_STATUS, status | {"running": False}))
+    stage.settle()
+    reply = stage.client.call(function, response_key="after it")
+    assert reply.success
+    executor.wait_for("call", where=lambda call: call.response_key == "after it")

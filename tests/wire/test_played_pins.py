@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from tests.wire.players import Record, Stage, Verdict, dag, decode, encode, messages, ports, until
 
 
@@ -112,13 +114,17 @@ def test_deleting_keeps_what_another_dag_holds(stage: Stage) -> None:
     assert executor.mailbox.all("unpin") == [alone.encode()]
 
 
-def test_a_late_answer_counts_for_nobody(stage: Stage) -> None:
+@pytest.mark.parametrize("status_first", [False, True], ids=["before its status", "overtaken by its status"])
+def test_a_late_answer_counts_for_nobody(stage: Stage, status_first: bool) -> None:
     verdicts = iter([Verdict.HOLD, Verdict.ACCEPT])
     executors = stage.executors(2, verdict=lambda pin: next(verdicts))
     slow, fast = stage.function("slow"), stage.function("fast")
     stage.create_dag([slow])
     late = next(executor for executor in executors if slow not in executor.functions)
     late.wait_for("unpin", where=lambda unpin: unpin.name == slow)
+    if status_first:  # the two come over different connections
+        late.report(functions=[slow])
+        late.wait_for("unpin", 2, where=lambda unpin: unpin.name == slow)
 
     for executor in executors:
         executor.verdict = Verdict.HOLD
