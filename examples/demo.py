@@ -7,6 +7,7 @@ HOST is the address to use, 127.0.0.1 if none is given. Exits with 0 when every 
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -54,9 +55,16 @@ def run_jobs(host: str) -> None:
 
 def main(host: str) -> int:
     print(f"Starting Ray, the scheduler group, the key-value store and executors on {host}:", flush=True)
-    started = subprocess.run([*RAY_SCHED, "up", "--host", host, "--detach"], check=False)
-    if started.returncode:
-        return started.returncode
+    up = subprocess.Popen([*RAY_SCHED, "up", "--host", host, "--detach"])
+    try:
+        code = up.wait()
+    except KeyboardInterrupt:
+        # It stops what it has started so far.
+        up.terminate()
+        up.wait()
+        raise
+    if code:
+        return code
     try:
         run_jobs(host)
     finally:
@@ -67,6 +75,8 @@ def main(host: str) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"))
     except KeyboardInterrupt:

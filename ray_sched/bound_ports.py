@@ -69,7 +69,9 @@ def check_free(config: Config) -> None:
                 if error.errno == errno.EADDRNOTAVAIL:
                     if config.ray_address:
                         return
-                    raise ConfigError(f"host: {config.host} is not an address of this machine") from None
+                    raise ConfigError(
+                        f"host = {config.host!r} is not allowed; it must be an address of this machine"
+                    ) from None
                 if error.errno != errno.EADDRINUSE:
                     raise PortTakenError(
                         f"port {port} ({purpose}) on {config.host}: {error.strerror}"

@@ -35,10 +35,14 @@ _FLAGS: Final = {
 }
 """The field that each flag sets."""
 _NO_FACTS: Final = ("role", "pid")
+_CONNECT_S: Final = 5.0
 
 _host = click.option("--host", metavar="HOST", help="Address of the group.  [default: 127.0.0.1]")
 _address = click.option(
     "--address", metavar="HOST:PORT", help="The Ray cluster, where it is not the group's own."
+)
+_timeout = click.option(
+    "--timeout-s", type=click.FloatRange(min=0.01), default=30.0, show_default=True, help="For the result."
 )
 
 
@@ -179,7 +183,7 @@ def status(host: str | None, address: str | None, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("args", nargs=-1)
 @_host
-@click.option("--timeout-s", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@_timeout
 @_plain_errors
 def call(name: str, args: Sequence[str], host: str | None, timeout_s: float) -> None:
     """Call a registered function, and print its result.
@@ -188,7 +192,7 @@ def call(name: str, args: Sequence[str], host: str | None, timeout_s: float) -> 
     """
     import ray_sched
 
-    with ray_sched.connect(_load(host=host).host) as client:
+    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S)) as client:
         _print_result(client.function(name)(*map(_value, args)).get(timeout_s=timeout_s))
 
 
@@ -206,7 +210,7 @@ def dag() -> None:
     "--direct", is_flag=True, help="Have the result sent here, instead of through the key-value store."
 )
 @_host
-@click.option("--timeout-s", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@_timeout
 @_plain_errors
 def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, timeout_s: float) -> None:
     """Call a DAG, and print its result.
@@ -221,7 +225,7 @@ def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, tim
         if not equals or not function:
             _fail(f"--arg: {pair!r} is not allowed; it must be FUNCTION=VALUE", 2)
         arguments.setdefault(function, []).append(_value(text))
-    with ray_sched.connect(_load(host=host).host) as client:
+    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S)) as client:
         _print_result(client.call_dag(name, arguments, direct_response=direct).get(timeout_s=timeout_s))
 
 

@@ -2,7 +2,8 @@
 
 `ray_sched.starting` runs it in a session of its own, so that a signal to the terminal's processes reaches
 neither it nor Ray's. It hears of the configuration on its standard input, and tells through a pipe how
-far it is. SIGTERM ends it cleanly, a second one at once.
+far it is. SIGTERM ends it cleanly, a second one at once. So does the end of its standard input, unless
+RELEASE came before: whoever started it may die in any way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from ray_sched import processes, running
 from ray_sched.bound_ports import check_free
@@ -40,6 +41,8 @@ CONNECT_S: Final = 5.0
 ENDING_S: Final = 5.0
 """What Ray's processes may take to end when their cluster has."""
 INTERRUPTED: Final = 130
+RELEASE: Final = b"."
+"""On its standard input: from now on it lives by itself."""
 
 
 def exit_code(error: RaySchedError) -> int:
@@ -57,8 +60,6 @@ class Order:
     """What the holder is told to do, once, on its standard input."""
 
     config: Config
-    attached: bool
-    """Whether it ends when the other end of its standard input does."""
     pipe: int
     """The file descriptor to tell of what happens."""
 
@@ -164,22 +165,21 @@ class _Interruption:
         os._exit(INTERRUPTED)
 
 
-def _end_with(stdin: BinaryIO) -> None:
-    stdin.read()
-    log.info("the process that started this one is gone")
-    os.kill(os.getpid(), signal.SIGTERM)
+def _end_with(stdin: int) -> None:
+    # Not through sys.stdin: its lock, held by a thread, aborts the interpreter's end.
+    if os.read(stdin, 1) != RELEASE:
+        log.info("the process that started this one is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _main() -> int:
-    stdin = sys.stdin.buffer
-    order: Order = pickle.load(stdin)
+    order: Order = pickle.load(sys.stdin.buffer)
     logging.basicConfig(
         level=order.config.log_level, format="%(asctime)s level=%(levelname)s holder %(message)s"
     )
     os.set_inheritable(order.pipe, False)
     pipe = os.fdopen(order.pipe, "w")
-    if order.attached:
-        threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
 
     def tell(event: Mapping[str, Any]) -> None:
         line = json.dumps(event, default=str)

@@ -11,14 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from ray_sched import running
 from ray_sched.bound_ports import check_free
 from ray_sched.config import Config
 from ray_sched.errors import RaySchedError
-from ray_sched.holder import CONNECT_S, INTERRUPTED, Order, Tell, exit_code, ready_parts
+from ray_sched.holder import CONNECT_S, INTERRUPTED, RELEASE, Order, Tell, exit_code, ready_parts
 from ray_sched.running import Running
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def start(config: Config, tell: Tell, detach: bool) -> int:
@@ -43,14 +45,16 @@ def start(config: Config, tell: Tell, detach: bool) -> int:
         )
     os.close(writer)
     with _signals_interrupt(), os.fdopen(reader, "rb") as lines:
-        code = _watch(holder, Order(config, not detach, writer), lines, tell)
+        code = _watch(holder, Order(config, writer), detach, lines, tell)
     if code is None:
         tell({"error": f"the process that holds the group ended unexpectedly; see {log}", "code": 1})
         return 1
     return code
 
 
-def _watch(holder: subprocess.Popen[bytes], order: Order, lines: BinaryIO, tell: Tell) -> int | None:
+def _watch(
+    holder: subprocess.Popen[bytes], order: Order, detach: bool, lines: BinaryIO, tell: Tell
+) -> int | None:
     """The exit code; None when the holder ended without a word."""
     assert holder.stdin is not None
     interrupted = explained = False
@@ -61,7 +65,9 @@ def _watch(holder: subprocess.Popen[bytes], order: Order, lines: BinaryIO, tell:
             for line in lines:
                 event = json.loads(line)
                 tell(event)
-                if "ready" in event and not order.attached:
+                if "ready" in event and detach:
+                    holder.stdin.write(RELEASE)
+                    holder.stdin.close()
                     return 0
                 explained = explained or "error" in event
             code = holder.wait()
@@ -73,12 +79,12 @@ def _watch(holder: subprocess.Popen[bytes], order: Order, lines: BinaryIO, tell:
 
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Signals that end a process raise KeyboardInterrupt, as Ctrl-C does."""
+    """Signals that end a process raise KeyboardInterrupt; Ctrl-C's, too, where a shell had it ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
         yield
     finally:

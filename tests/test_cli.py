@@ -1,0 +1,331 @@
+"""The commands as a person uses them: real processes, a real group, signals from a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+import ray_sched
+from ray_sched.bound_ports import group_ports
+from ray_sched.cli import main
+from ray_sched.config import Config
+
+RAY_SCHED = [sys.executable, "-m", "ray_sched.cli"]
+PATIENCE_S = 90.0
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAY_SCHED_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RAY_SCHED, *args], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+
+class Up:
+    """`ray-sched up` in the foreground, in a process group of its own, as in a terminal."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [*RAY_SCHED, "up", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0 if sys.version_info >= (3, 11) else None,
+            start_new_session=sys.version_info < (3, 11),
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                with self._news:
+                    self.lines.append(line)
+                    self._news.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: words in "".join(self.lines), PATIENCE_S), self.lines
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all processes of the group, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def wait(self) -> int:
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+
+def left_behind(state: Path) -> list[str]:
+    """Processes that were started with the test's own state folder, and are still there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("RAY_SCHED_STATE_DIR") == str(state):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_nothing_left(state: Path, host: str) -> None:
+    assert left_behind(state) == []
+    assert list(state.glob("*.json")) == []
+    for port in group_ports(Config(host=host)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+
+
+@pytest.fixture
+def ended(state: Path) -> Iterator[list[Up]]:
+    """Whatever a failed test leaves running is ended."""
+    ups: list[Up] = []
+    yield ups
+    for up in ups:
+        if up.process.poll() is None:
+            up.process.terminate()
+        up.wait()
+
+
+def test_help_needs_neither_ray_nor_zmq() -> None:
+    code = "import sys, ray_sched.cli; print(sorted({'ray', 'zmq'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_commands_have_exactly_the_names_that_other_tools_use() -> None:
+    names = {
+        command: {
+            flag for option in main.commands[command].params for flag in option.opts if flag.startswith("--")
+        }
+        for command in main.commands
+    }
+    assert names["up"] == {
+        *("--host", "--executors", "--policy", "--kvs", "--kvs-path", "--mgmt", "--layout"),
+        *("--address", "--config", "--detach"),
+    }
+    assert set(names) == {"up", "down", "status", "call", "dag"}
+    assert {"--host"} <= names["down"]
+    assert {"--host", "--json"} <= names["status"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ["up", "--executors", "many"],
+            "--executors: executor.count = 'many' is not allowed; it must be a whole",
+        ),
+        (
+            ["up", "--executors", "11"],
+            "--executors: executor.count = 11 is not allowed; it must be at most 10",
+        ),
+        (
+            ["up", "--policy", "fastest"],
+            "policy.name = 'fastest' is not allowed; it must be one of locality, random",
+        ),
+        (
+            ["up", "--layout", "tall"],
+            "--layout: layout = 'tall' is not allowed; it must be one of classic, wide",
+        ),
+        (
+            ["up", "--host", "192.0.2.77"],
+            "host = '192.0.2.77' is not allowed; it must be an address of this machine",
+        ),
+        (["up", "--config", "no-such-file.yml"], "no-such-file.yml: cannot be read as a YAML file"),
+        (["dag", "call", "x", "--arg", "3"], "--arg: '3' is not allowed; it must be FUNCTION=VALUE"),
+        (["status", "--host", "nowhere.invalid"], "--host: host = 'nowhere.invalid' is not allowed"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_with_exit_code_2(
+    state: Path, args: list[str], words: str
+) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(state.glob("*.json")) == []
+
+
+def test_without_a_group_every_command_says_so(state: Path) -> None:
+    for command in (
+        ["status"],
+        ["down"],
+        ["call", "f", "--timeout-s", "1"],
+        ["dag", "call", "d", "--timeout-s", "1"],
+    ):
+        done = CliRunner().invoke(main, [*command, "--host", "127.0.5.40"])
+        assert done.exit_code == 1, command
+        assert "127.0.5.40" in done.output and len(done.output.splitlines()) == 1, command
+
+
+def test_a_port_that_is_taken_is_named_with_its_holder(state: Path) -> None:
+    with socket.create_server(("127.0.5.41", 5006)):
+        done = run("up", "--host", "127.0.5.41")
+    assert done.returncode == 1
+    assert f"port 5006 (DAG delete) on 127.0.5.41 is taken by process {os.getpid()} (" in done.stderr
+    assert_nothing_left(state, "127.0.5.41")
+
+
+def test_a_stale_file_is_noticed_and_removed(state: Path) -> None:
+    entry = {
+        "host": "127.0.5.42",
+        "group": "g",
+        "ray_address": "127.0.0.1:1",
+        "pid": os.getpid(),
+        "pid_started": 1,
+    }
+    state.mkdir()
+    (state / "127.0.5.42.json").write_text(json.dumps(entry))
+    assert (
+        "no scheduler group of this user runs on 127.0.5.42" in run("status", "--host", "127.0.5.42").stderr
+    )
+    assert list(state.glob("*.json")) == []
+
+
+@pytest.mark.cluster
+def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
+    host = "127.0.5.43"
+    up = run("up", "--host", host, "--executors", "2", "--detach", "--kvs-path", str(tmp_path / "kvs.sqlite"))
+    assert up.returncode == 0, up.stderr
+    try:
+        parts = [
+            line.split()[0] for line in up.stdout.splitlines() if " ready " in line and line.startswith("  ")
+        ]
+        assert parts[:7] == ["ray", "kvs", "stats", "policy", "scheduler", "gossip", "ingress"]
+        assert sorted(parts[7:]) == ["executor-0", "executor-1"]
+        assert f"ray-sched status --host {host}" in up.stdout
+
+        second = run("up", "--host", host)
+        assert second.returncode == 1 and f"ray-sched down --host {host}" in second.stderr
+
+        with ray_sched.connect(host) as client:
+            client.register(lambda _, a, b: [a, b], "pair")
+            client.register(lambda _, x: x * 2, "double")
+            client.register_dag("doubled", ["pair", "double"], [("pair", "double")])
+        assert run("call", "pair", "41", "text", "--host", host).stdout == "[41, 'text']\n"
+        for direct in ([], ["--direct"]):
+            args = [
+                "dag",
+                "call",
+                "doubled",
+                "--arg",
+                "pair=-1",
+                "--arg",
+                "pair=b=c",
+                *direct,
+                "--host",
+                host,
+            ]
+            assert run(*args).stdout == "[-1, 'b=c', -1, 'b=c']\n"
+
+        unknown = run("call", "nobody", "--host", host)
+        assert (
+            unknown.returncode == 1 and "nobody" in unknown.stderr and len(unknown.stderr.splitlines()) == 1
+        )
+        failing = run("call", "double", "--host", host)
+        assert failing.returncode == 1 and "missing 1 required positional argument" in failing.stderr
+        no_dag = run("dag", "call", "nothing", "--host", host)
+        assert no_dag.returncode == 1 and len(no_dag.stderr.splitlines()) == 1
+
+        told = json.loads(run("status", "--json", "--host", host).stdout)
+        assert set(told) == {"group", "actors", "executors", "dags", "functions", "counts"}
+        assert set(told["actors"]) == set(parts) - {"ray"}
+        assert sorted(name for executor in told["executors"] for name in executor["functions"]) == [
+            "double",
+            "pair",
+        ]
+        assert told["functions"] == ["double", "pair"]
+        assert [dag["name"] for dag in told["dags"]] == ["doubled"]
+        assert told["counts"]["executors"] == 2
+        table = run("status", "--host", host).stdout
+        assert all(word in table for word in ("executor-1", f"{host}:0", "doubled", "pair, double"))
+    finally:
+        down = run("down", "--host", host)
+    assert down.returncode == 0, down.stderr
+    assert_nothing_left(state, host)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("at", "number", "code"),
+    [
+        ("  ray ", signal.SIGINT, 130),
+        ("  policy ", signal.SIGTERM, 130),
+        ("Stop it with Ctrl-C", signal.SIGINT, 0),
+        ("Stop it with Ctrl-C", signal.SIGHUP, 0),
+    ],
+)
+def test_a_signal_stops_everything_at_any_moment(
+    state: Path, ended: list[Up], at: str, number: signal.Signals, code: int
+) -> None:
+    up = Up("--host", "127.0.5.44", "--executors", "1")
+    ended.append(up)
+    up.wait_for(at)
+    up.signal(number)
+    assert up.wait() == code, up.lines
+    assert_nothing_left(state, "127.0.5.44")
+
+
+@pytest.mark.cluster
+def test_a_second_signal_stops_everything_at_once(state: Path, ended: list[Up]) -> None:
+    up = Up("--host", "127.0.5.45", "--executors", "1")
+    ended.append(up)
+    up.wait_for("Stop it with Ctrl-C")
+    up.signal(signal.SIGINT)
+    up.wait_for("Stopping everything")
+    up.signal(signal.SIGINT)
+    assert up.wait() == 130, up.lines
+    assert_nothing_left(state, "127.0.5.45")
+
+
+@pytest.mark.cluster
+def test_what_a_killed_group_left_is_cleaned_up_by_the_next_command(state: Path, ended: list[Up]) -> None:
+    up = Up("--host", "127.0.5.46", "--executors", "1")
+    ended.append(up)
+    up.wait_for("Stop it with Ctrl-C")
+    holder = json.loads((state / "127.0.5.46.json").read_text())
+    os.kill(holder["pid"], signal.SIGKILL)
+    assert up.wait() == 1
+    assert "ended unexpectedly" in up.lines[-1]
+    assert Path(holder["folder"]).exists()
+    assert run("down", "--host", "127.0.5.46").returncode == 1
+    assert not Path(holder["folder"]).exists()
+    assert_nothing_left(state, "127.0.5.46")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("flags", "at"), [([], "Stop it with Ctrl-C"), (["--detach"], "  ray ")])
+def test_an_up_that_is_killed_before_it_has_let_go_takes_its_group_with_it(
+    state: Path, ended: list[Up], flags: list[str], at: str
+) -> None:
+    up = Up("--host", "127.0.5.47", "--executors", "0", *flags)
+    ended.append(up)
+    up.wait_for(at)
+    up.process.kill()
+    deadline = time.monotonic() + PATIENCE_S
+    while left_behind(state) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert_nothing_left(state, "127.0.5.47")
