@@ -86,7 +86,11 @@ class Lane:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def ask(self, link: Link, method: str, args: tuple[Any, ...], answer: Answer) -> None:
-        """Call a method; `answer(result, error)` is called in some thread, once."""
+        """Call a method; `answer(result, error)` is called once, in a thread of Ray's.
+
+        It must not call another actor there: Ray's replies all come through that thread, and to look
+        an actor's name up waits for one. Let it `run` what has to be done.
+        """
 
         def answered(future: Future[Any]) -> None:
             error = future.exception()

@@ -18,7 +18,7 @@ from typing import Any, Final
 import ray
 
 from ray_sched.actors import names
-from ray_sched.actors.link import Link
+from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
@@ -64,6 +64,7 @@ class SchedulerActor:
         self._ingress = Link(group, names.INGRESS)
         self._gossip = Link(group, names.GOSSIP, unanswered=64)
         self._stats = Link(group, names.STATS)
+        self._lane = Lane("scheduler")
         self._lock = threading.RLock()
         self._index_lock = threading.Lock()
         self._registry = Registry()
@@ -328,11 +329,11 @@ class SchedulerActor:
             self._publish()
 
     def _ask_policy(self) -> None:
-        def got(future: Any) -> None:
-            if future.exception() is None and future.result() is not None:
-                self.on_executors(future.result())
+        def got(update: Update | None, error: BaseException | None) -> None:
+            if update is not None:
+                self._lane.run(lambda: self.on_executors(update))
 
-        self._policy.ask("whole_table").add_done_callback(got)
+        self._lane.ask(self._policy, "whole_table", (), got)
 
     def _hand_dags_to_policy(self) -> None:
         with self._lock:
@@ -521,6 +522,7 @@ class SchedulerActor:
     def stop(self) -> None:
         self._stopping.set()
         self._heart.join(5.0)
+        self._lane.close()
         self._python.close()
         self._kvs.close()
 
