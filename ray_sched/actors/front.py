@@ -1,0 +1,138 @@
+"""The sockets' side of the Ingress: requests with their way back, pushed messages, and what goes out.
+
+Rules: whatever arrives on a request port gets exactly one reply; whatever does not parse is a
+refusal or a counted drop, never an exception of the loop; nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+
+from ray_sched.actors.messages import Send
+from ray_sched.core.executors import Address
+from ray_sched.errors import BadMessageError, RaySchedError
+from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
+from ray_sched.wire.ports import Layout, tcp
+from ray_sched.wire.sockets import PushSockets
+
+BATCH: Final = 64
+"""Messages that one port may have handled before the others have their turn."""
+MAX_SOCKETS: Final = 20_000
+
+Drop = Callable[[str, object], None]
+Handlers = dict[Any, Callable[[zmq.Socket[bytes], float], None]]
+"""What to do when a socket has something, at a time of the monotonic clock."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a reply goes."""
+
+    socket: zmq.Socket[bytes]
+    envelope: list[bytes]
+    wants_reason: bool
+
+
+def request_handler(
+    handle: Callable[[bytes, Peer, float], Reply | None], counts: Counter[str], drop: Drop
+) -> Callable[[zmq.Socket[bytes], float], None]:
+    """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later."""
+
+    def on_readable(socket: zmq.Socket[bytes], now: float) -> None:
+        for _ in range(BATCH):
+            try:
+                frames = socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            # As a REP socket has it: all up to the first empty frame is the way back.
+            try:
+                end = frames.index(b"", 1) + 1
+            except ValueError:
+                drop("no_envelope", "a request without an empty delimiter frame")
+                continue
+            body = frames[end:]
+            peer = Peer(socket, frames[:end], len(body) > 1 and body[1] == WANTS_REASON)
+            try:
+                if len(body) != 1 + peer.wants_reason:
+                    raise BadMessageError(f"a request of {len(body)} parts: send one")
+                reply = handle(body[0], peer, now)
+            except RaySchedError as error:
+                counts["refused"] += 1
+                reply = refusal(error)
+            if reply is not None:
+                reply_to(peer, reply, drop)
+
+    return on_readable
+
+
+def push_handler(
+    port: int, take: Callable[[bytes, float], None], drop: Drop
+) -> Callable[[zmq.Socket[bytes], float], None]:
+    """For a PULL socket, whose peers hear nothing back."""
+
+    def on_readable(socket: zmq.Socket[bytes], now: float) -> None:
+        for _ in range(BATCH):
+            try:
+                frames = socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                if len(frames) != 1:
+                    raise BadMessageError(f"a message of {len(frames)} parts: send one")
+                take(frames[0], now)
+            except RaySchedError as error:
+                drop(f"port_{port}", error)
+
+    return on_readable
+
+
+def reply_to(peer: Peer, reply: Reply, drop: Drop) -> None:
+    parts = [*peer.envelope, reply.body]
+    if peer.wants_reason:
+        parts.append(reply.reason.encode())
+    try:
+        peer.socket.send_multipart(parts, zmq.DONTWAIT)
+    except zmq.ZMQError as error:
+        drop("reply", error)
+
+
+class Outbox:
+    """Messages to executors, sent without waiting."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        layout: Layout,
+        on_unsendable: Callable[[Address], None],
+        drop: Drop,
+    ) -> None:
+        context.set(zmq.MAX_SOCKETS, MAX_SOCKETS + 64)
+        self._sockets = PushSockets(context, MAX_SOCKETS)
+        self._layout = layout
+        self._on_unsendable = on_unsendable
+        self._drop = drop
+
+    def send(self, address: Address, kind: str, message: bytes) -> None:
+        """`kind` is the port's name in the layout."""
+        ip, tid = address
+        base: int = getattr(self._layout, kind)
+        try:
+            sent = self._sockets.send(tcp(ip, base + tid), message)
+        except BadMessageError as error:
+            self._drop("send", error)
+            return
+        if not sent:
+            self._drop("send", f"executor {ip}:{tid} takes no more messages")
+            self._on_unsendable(address)
+
+    def send_all(self, sends: tuple[Send, ...]) -> None:
+        for ip, tid, kind, message in sends:
+            self.send((ip, tid), kind, message)
+
+    def close(self) -> None:
+        self._sockets.close()

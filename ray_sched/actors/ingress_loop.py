@@ -1,0 +1,336 @@
+"""The Ingress loop: every scheduler port of the group, and the hot path behind it.
+
+One thread owns the sockets, the copy of the dispatch table, and the dispatcher; nothing else
+touches them. Other threads (Ray's, those that make actor calls) only put into its mailbox.
+
+- Calls and continuations are decided here while the lease runs. Otherwise, and for a DAG that is
+  not known here, the Scheduler decides; after `forward_timeout_s` the answer is NO_RESOURCES.
+- Every other request is an actor call to the Scheduler, whose reply is matched when it comes.
+- Statuses and pin answers are applied here and forwarded to the Policy in batches, in order.
+- A request gets exactly one reply, also where its bytes do not parse, and nobody waits for another.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import zmq
+
+from ray_sched.actors import names
+from ray_sched.actors.forwarding import EventForwarding, RequestForwarding
+from ray_sched.actors.front import Handlers, Outbox, Peer, push_handler, reply_to, request_handler
+from ray_sched.actors.link import Lane, Link
+from ray_sched.actors.mailbox import Mailbox
+from ray_sched.actors.messages import Booked, PinAnswered, StatusSeen, Suspected
+from ray_sched.config import Config
+from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.dags import Plan, plan_of
+from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
+from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.policies import load_policy
+from ray_sched.core.replication import Outcome, Replica, Update
+from ray_sched.errors import BadMessageError
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2, ports
+from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
+from ray_sched.wire.sockets import Complaints, bind
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 0.05
+POLL_MS: Final = 20
+PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
+
+
+class IngressLoop:
+    def __init__(self, config: Config, on_failure: Callable[[], None]) -> None:
+        """Binds all ports; raises PortTakenError, ConfigError.
+
+        `on_failure` is called if the loop ends without having been stopped.
+        """
+        self._config = config
+        self._on_failure = on_failure
+        self.counts: Counter[str] = Counter()
+        self.synced = threading.Event()
+        """Set once a first dispatch table is here."""
+        self.mailbox: Mailbox[Callable[[float], None]] = Mailbox()
+        self._complaints = Complaints()
+
+        group = config.group_name
+        self._scheduler = Link(group, names.SCHEDULER)
+        self._stats = Link(group, names.STATS)
+        self._gossip = Link(group, names.GOSSIP, unanswered=64)
+        self._events_lane = Lane("events")
+
+        self._arrivals = Arrivals()
+        self._plans: dict[str, Plan] = {}
+        self._table = ExecutorTable(
+            config.policy,
+            local=config.local,
+            pin_grace_s=config.scheduler.pin_grace_s,
+            executor_timeout_s=config.scheduler.executor_timeout_s,
+        )
+        self._replica = Replica(self._table, config.scheduler.lease_s)
+        self._dispatcher = Dispatcher(
+            self._table,
+            self._plans,
+            load_policy(config.policy),
+            random.Random(config.policy.seed or None),
+            self._arrivals,
+        )
+        self._asked_whole_at = float("-inf")
+        self._stopping = threading.Event()
+
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.out = Outbox(self._context, config.ports, self._on_unsendable, self.drop)
+        self._events = EventForwarding(
+            Link(group, names.POLICY, unanswered=8), self._events_lane, self.mailbox, self.drop
+        )
+        self._forwarding = RequestForwarding(
+            config.scheduler, self._scheduler, self.mailbox, self.counts, self.out, self._answer
+        )
+        self._handlers: Handlers = {}
+        try:
+            self._bind()
+        except BaseException:
+            self._context.destroy(0)
+            raise
+        self._thread = threading.Thread(target=self._run, name="ingress-loop", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """From any thread; returns once the ports are free."""
+        self._stopping.set()
+        self.mailbox.put(lambda now: None)
+        self._thread.join(5.0)
+        self._forwarding.close()
+        self._events_lane.close()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What `ray-sched status` tells of it. From any thread."""
+        return {
+            "counts": dict(self.counts),
+            "executors": len(self._table.executors),
+            "dags": len(self._plans),
+            "lease_valid": self._replica.may_decide(now),
+            "table_age_s": round(self._replica.age_s(now), 3),
+            "waiting_requests": len(self._forwarding),
+            "loop_alive": self._thread.is_alive(),
+        }
+
+    # --- the loop ---
+
+    def _bind(self) -> None:
+        requests: dict[int, Callable[[bytes, Peer, float], Reply | None]] = {
+            ports.CONNECT: self._on_connect,
+            ports.FUNCTION_CALL: self._on_call,
+            ports.DAG_CALL: self._on_dag_call,
+        }
+        for port in ports.REQUEST_PORTS:
+            socket = bind(self._context, zmq.ROUTER, self._config.host, port, PORT_HOLDERS)
+            handle = requests.get(port) or self._forward_to(port)
+            self._handlers[socket] = request_handler(handle, self.counts, self.drop)
+        pushed: dict[int, Callable[[bytes, float], None]] = {
+            ports.CALL_QUEUE: self._on_queued_call,
+            ports.STATUS: self._on_status,
+            ports.SCHEDULER_UPDATE: self._on_scheduler_update,
+            ports.PIN_ACCEPT: self._on_pin_accept,
+            ports.CONTINUATION: self._on_continuation,
+        }
+        for port, take in pushed.items():
+            socket = bind(self._context, zmq.PULL, self._config.host, port, PORT_HOLDERS)
+            self._handlers[socket] = push_handler(port, take, self.drop)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for socket in self._handlers:
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self.mailbox.fd, zmq.POLLIN)
+        next_sweep = next_tick = next_flush = 0.0
+        try:
+            while not self._stopping.is_set():
+                ready = poller.poll(POLL_MS)
+                now = time.monotonic()
+                for socket, _ in ready:
+                    if socket == self.mailbox.fd:
+                        for act in self.mailbox.take():
+                            act(now)
+                    else:
+                        self._handlers[socket](socket, now)
+                self._events.flush_if_due(now)
+                if now >= next_sweep:
+                    self._forwarding.sweep(now)
+                    next_sweep = now + SWEEP_S
+                if now >= next_tick:
+                    self._tick(now)
+                    next_tick = now + self._config.scheduler.heartbeat_s
+                if now >= next_flush:
+                    self._flush_statistics()
+                    next_flush = now + self._config.stats.flush_s
+        except BaseException:
+            log.exception("the ingress loop ended")
+            if not self._stopping.is_set():
+                self._on_failure()
+        finally:
+            self.out.close()
+            self.mailbox.close()
+            self._context.destroy(0)
+
+    def drop(self, what: str, why: object) -> None:
+        """Count and log (at most once in a while) a message that leads to nothing."""
+        self.counts[f"dropped_{what}"] += 1
+        self._complaints.add(f"dropped a message ({what})", why)
+
+    # --- requests ---
+
+    def _on_connect(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+        reply = Reply(self._config.kvs_host.encode())
+        if body == WANTS_REASON:
+            self._reply(replace(peer, wants_reason=True), reply)
+            return None
+        return reply
+
+    def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+        call = parse(cb.FunctionCall, body)
+        if not self._replica.may_decide(now):
+            self._forwarding.forward(ports.FUNCTION_CALL, body, peer, now)
+            return None
+        self.counts["calls"] += 1
+        return self._carry_out(self._dispatcher.call(call, now), now)
+
+    def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+        call = parse(cb.DagCall, body)
+        if not self._replica.may_decide(now) or call.name not in self._plans:
+            self._forwarding.forward(ports.DAG_CALL, body, peer, now)
+            return None
+        self.counts["dag_calls"] += 1
+        return self._carry_out(self._dispatcher.call_dag(call, now, time.time()), now)
+
+    def _on_queued_call(self, body: bytes, now: float) -> None:
+        call = parse(cb.FunctionCall, body)
+        if not self._replica.may_decide(now):
+            self._forwarding.forward(ports.CALL_QUEUE, body, None, now)
+            return
+        self.counts["queued_calls"] += 1
+        self._carry_out(self._dispatcher.call(call, now), now)
+
+    def _on_continuation(self, body: bytes, now: float) -> None:
+        continuation = parse(cb.Continuation, body)
+        if not self._replica.may_decide(now) or continuation.name not in self._plans:
+            self._forwarding.forward(ports.CONTINUATION, body, None, now)
+            return
+        self.counts["continuations"] += 1
+        self._carry_out(self._dispatcher.continue_dag(continuation, now, time.time()), now)
+
+    def _forward_to(self, port: int) -> Callable[[bytes, Peer, float], Reply | None]:
+        return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
+
+    def _carry_out(self, dispatched: Dispatched, now: float) -> Reply:
+        for executor, kind, message in dispatched.sends:
+            self.out.send(executor.address, kind, message)
+            if kind == CALL and not self._config.local:
+                self._events.add(Booked(executor.address, seq_at(now)))
+        return Reply(accepted(dispatched.response_id))
+
+    def _answer(self, peer: Peer | None, reply: Reply) -> None:
+        """The reply to a request that was forwarded."""
+        if reply.reason:
+            self.counts["refused"] += 1
+        if peer is not None:
+            self._reply(peer, reply)
+        elif reply.reason:
+            self.drop("call", reply.reason)
+
+    def _reply(self, peer: Peer, reply: Reply) -> None:
+        reply_to(peer, reply, self.drop)
+
+    # --- what executors and peers tell ---
+
+    def _on_status(self, body: bytes, now: float) -> None:
+        message = parse(internal_pb2.ThreadStatus, body)
+        if not message.ip:
+            raise BadMessageError("a status without an IP address")
+        status = Status(
+            message.ip,
+            message.tid,
+            tuple(message.functions),
+            min(max(0.0, message.utilization), 1.0),  # in this order NaN becomes 0
+            message.running,
+            message.type == internal_pb2.GPU,
+        )
+        self.counts["statuses"] += 1
+        seq = seq_at(now)
+        if self._table.on_status(status, now, seq):
+            self._events.add(StatusSeen(status, seq, now))
+        else:
+            self._events.seen(status.address)
+
+    def _on_pin_accept(self, body: bytes, now: float) -> None:
+        answer = parse(cb.GenericResponse, body)
+        self._events.add(PinAnswered(answer.success, answer.response_id), urgent=True)
+
+    def _on_scheduler_update(self, body: bytes, now: float) -> None:
+        parse(internal_pb2.SchedulerStatus, body)
+        self._events_lane.tell(self._gossip, "on_wire_update", body)
+
+    def _on_unsendable(self, address: Address) -> None:
+        self._table.suspect(address)
+        self._events.add(Suspected(address))
+
+    # --- the table ---
+
+    def apply(self, update: Update, now: float) -> None:
+        """Take an update in. In the loop's thread."""
+        outcome = self._replica.apply(update)
+        if outcome is Outcome.GAP:
+            self._ask_whole(now)
+        if outcome is not Outcome.APPLIED:
+            return
+        if update.whole:
+            self._plans.clear()
+        for name, dag in update.dags.items():
+            if dag is None:
+                self._plans.pop(name, None)
+                self._arrivals.forget_dag(name)
+            else:
+                self._plans[name] = plan_of(parse(cb.Dag, dag))
+        self.synced.set()
+
+    def snapshot(self, now: float) -> Update:
+        """What is known of the executors. In the loop's thread."""
+        keys = {ip: self._table.cached_keys(ip) for ip in self._table.ips_with_keys()}
+        return Update(0, 0, True, tuple(self._table.records()), (), keys, {}, now)
+
+    def _tick(self, now: float) -> None:
+        self._table.tick(now)
+        # Nobody is told from here what changed in this copy: the events say it.
+        self._table.dirty.clear()
+        self._table.dirty_ips.clear()
+        self._events.note_seen(now)
+        if not self._replica.may_decide(now):
+            self._ask_whole(now)
+
+    def _ask_whole(self, now: float) -> None:
+        if now - self._asked_whole_at < self._config.scheduler.heartbeat_s:
+            return
+        self._asked_whole_at = now
+
+        def got(update: Update | None, error: BaseException | None) -> None:
+            if update is not None:
+                self.mailbox.put(lambda now: self.apply(update, now))
+
+        self._events_lane.ask(self._scheduler, "whole_table", (), got)
+
+    def _flush_statistics(self) -> None:
+        batch = self._arrivals.take()
+        if batch is not None:
+            self._events_lane.tell(self._stats, "record", batch)
