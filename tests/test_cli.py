@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from click.testing import CliRunner
 
 import ray_sched
+from ray_sched.actors import names
+from ray_sched.actors.cluster import LocalCluster
 from ray_sched.bound_ports import group_ports
 from ray_sched.cli import main
 from ray_sched.config import Config
+from ray_sched.errors import NotRunningError
 
 RAY_SCHED = [sys.executable, "-m", "ray_sched.cli"]
 PATIENCE_S = 90.0
@@ -116,19 +121,19 @@ def test_help_needs_neither_ray_nor_zmq() -> None:
 
 
 def test_the_commands_have_exactly_the_names_that_other_tools_use() -> None:
-    names = {
+    flags = {
         command: {
             flag for option in main.commands[command].params for flag in option.opts if flag.startswith("--")
         }
         for command in main.commands
     }
-    assert names["up"] == {
+    assert flags["up"] == {
         *("--host", "--executors", "--policy", "--kvs", "--kvs-path", "--mgmt", "--layout"),
         *("--address", "--config", "--detach"),
     }
-    assert set(names) == {"up", "down", "status", "call", "dag"}
-    assert {"--host"} <= names["down"]
-    assert {"--host", "--json"} <= names["status"]
+    assert set(flags) == {"up", "down", "status", "call", "dag"}
+    assert {"--host"} <= flags["down"]
+    assert {"--host", "--json"} <= flags["status"]
 
 
 @pytest.mark.parametrize(
@@ -329,3 +334,43 @@ def test_an_up_that_is_killed_before_it_has_let_go_takes_its_group_with_it(
     while left_behind(state) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert_nothing_left(state, "127.0.5.47")
+
+
+@pytest.mark.cluster
+def test_a_group_in_a_ray_cluster_that_exists(state: Path, ended: list[Up]) -> None:
+    host = "127.0.5.48"
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        cluster = LocalCluster.start(Config(), folder)
+        try:
+            there = ["--host", host, "--address", cluster.address]
+            up = run("up", *there, "--executors", "1", "--detach")
+            assert up.returncode == 0, up.stderr
+            assert sorted(names.roles_by_group()) == [host]
+            with ray_sched.connect(host) as client:
+                client.register(lambda _, x: x + 1, "incr")
+                client.register_dag("one", ["incr"])
+            scheduler = ray_sched.get_scheduler()
+            assert ray.get(scheduler.call_dag.remote("one", {"incr": [1]}), timeout=PATIENCE_S) == 2
+            with pytest.raises(NotRunningError, match="no scheduler"):
+                ray_sched.get_scheduler(group="another")
+            assert run("call", "incr", "1", "--host", host).stdout == "2\n"
+            # The state file is this machine's alone; by the cluster's address it is found from everywhere.
+            (state / f"{host}.json").unlink()
+            assert "executor-0" in run("status", *there).stdout
+            again = run("up", *there, "--detach")
+            assert again.returncode == 1 and "taken by process" in again.stderr
+            assert run("down", *there).returncode == 0
+            assert names.roles_by_group() == {}
+            assert run("down", *there).returncode == 1
+
+            foreground = Up(*there, "--executors", "0")
+            ended.append(foreground)
+            foreground.wait_for("Stop it with Ctrl-C")
+            foreground.signal(signal.SIGINT)
+            assert foreground.wait() == 0, foreground.lines
+            assert names.roles_by_group() == {}
+            assert ray.get(ray.put(1)) == 1
+        finally:
+            cluster.stop()
+    nowhere = run("status", *there)
+    assert nowhere.returncode == 1 and f"no Ray cluster answers at {cluster.address}" in nowhere.stderr

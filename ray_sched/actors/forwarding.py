@@ -72,7 +72,9 @@ class RequestForwarding:
         if len(self._waiting) >= MAX_FORWARDED:
             raise NoResourcesError(f"{MAX_FORWARDED} requests wait for the scheduler already: try again")
         is_call = port in CALLS
-        timeout_s = self._config.forward_timeout_s if is_call else self._config.request_timeout_s
+        # Whoever gets no reply can wait: what they asked for is better late than lost.
+        soon = is_call and peer is not None
+        timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
         cookie = next(self._cookies)
         self._waiting[cookie] = Forwarded(peer, now + timeout_s, timeout_s)
         self._counts["forwarded"] += 1
@@ -103,6 +105,8 @@ class RequestForwarding:
             self._answer(request.peer, refusal(gone))
             return
         self._out.send_all(decision.sends)
+        for address, message in decision.pushes:
+            self._out.push(address, message)
         self._answer(request.peer, decision.reply)
 
 

@@ -130,6 +130,16 @@ class Outbox:
             self._drop("send", f"executor {ip}:{tid} takes no more messages")
             self._on_unsendable(address)
 
+    def push(self, address: str, message: bytes) -> None:
+        """To a whole ZeroMQ address."""
+        try:
+            sent = self._sockets.send(address, message)
+        except BadMessageError as error:
+            self._drop("push", error)
+            return
+        if not sent:
+            self._drop("push", f"{address} takes no more messages")
+
     def send_all(self, sends: tuple[Send, ...]) -> None:
         for ip, tid, kind, message in sends:
             self.send((ip, tid), kind, message)

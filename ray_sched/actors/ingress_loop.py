@@ -36,7 +36,7 @@ from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
-from ray_sched.errors import BadMessageError
+from ray_sched.errors import BadMessageError, RefusedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
@@ -229,7 +229,13 @@ class IngressLoop:
             self._forwarding.forward(ports.CONTINUATION, body, None, now)
             return
         self.counts["continuations"] += 1
-        self._carry_out(self._dispatcher.continue_dag(continuation, now, time.time()), now)
+        try:
+            dispatched = self._dispatcher.continue_dag(continuation, now, time.time())
+        except RefusedError:
+            # Nobody hears a refusal here. The Scheduler can tell whoever waits for the result.
+            self._forwarding.forward(ports.CONTINUATION, body, None, now)
+            return
+        self._carry_out(dispatched, now)
 
     def _forward_to(self, port: int) -> Callable[[bytes, Peer, float], Reply | None]:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)

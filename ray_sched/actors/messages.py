@@ -56,10 +56,12 @@ Event = StatusSeen | Seen | Booked | Suspected | PinAnswered
 
 @dataclass(frozen=True)
 class Decision:
-    """The Scheduler's answer to a request: the reply, and what to send to executors."""
+    """The Scheduler's answer to a request: the reply, and what to send."""
 
     reply: Reply
     sends: tuple[Send, ...] = ()
+    pushes: tuple[tuple[str, bytes], ...] = ()
+    """Whole addresses, and what to push there."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import ray
 
+from ray_sched import values
 from ray_sched.actors import names
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
@@ -24,6 +25,7 @@ from ray_sched.actors.process import prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.pinning import PinRequest
@@ -37,7 +39,7 @@ from ray_sched.errors import (
     RaySchedError,
 )
 from ray_sched.kvs.client import KvsClient
-from ray_sched.kvs.lattices import LWW, SetLattice
+from ray_sched.kvs.lattices import LWW, MultiCausal, SetLattice
 from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
@@ -124,11 +126,30 @@ class SchedulerActor:
             if port == ports.DAG_CALL:
                 dispatched = self._dispatcher.call_dag(parse(cb.DagCall, body), now, time.time())
             elif port == ports.CONTINUATION:
-                dispatched = self._dispatcher.continue_dag(parse(cb.Continuation, body), now, time.time())
+                continuation = parse(cb.Continuation, body)
+                try:
+                    dispatched = self._dispatcher.continue_dag(continuation, now, time.time())
+                except RaySchedError as error:
+                    return self._fail_continuation(continuation, error)
             else:
                 dispatched = self._dispatcher.call(parse(cb.FunctionCall, body), now)
             sends = self._sends(dispatched, now)
         return Decision(Reply(accepted(dispatched.response_id)), sends)
+
+    def _fail_continuation(self, continuation: cb.Continuation, error: RaySchedError) -> Decision:
+        """Nobody waits for a reply, but somebody for the result: there the error value goes."""
+        refused = refusal(error)
+        code = cb.GenericResponse.FromString(refused.body).error
+        value = values.dumps(values.error_value(str(error), code))
+        to = Destination.of_continuation(continuation)
+        if to.address:
+            return Decision(refused, (), ((to.address, value),))
+        if to.causal:
+            lattice = MultiCausal({to.writer: 1}, {}, frozenset([value]))
+            self._kvs.put_future(to.key, lattice).add_done_callback(log_failure)
+        else:
+            self._kvs.put_bytes_future(to.key, value).add_done_callback(log_failure)
+        return Decision(refused)
 
     def _check_may_decide(self, now: float) -> None:
         if not self._recovered.is_set() or not self._replica.may_decide(now):
@@ -525,6 +546,13 @@ class SchedulerActor:
         self._lane.close()
         self._python.close()
         self._kvs.close()
+
+
+def log_failure(future: Any) -> None:
+    """For what nobody waits for."""
+    error = future.exception()
+    if error is not None:
+        log.warning("an error value could not be stored: %s", error)
 
 
 def pin_requests(dag: cb.Dag, replicas: int) -> list[PinRequest]:

@@ -11,10 +11,10 @@ import logging
 from concurrent.futures import Future
 from typing import Any, Final
 
+from ray_sched.core.destination import Destination
 from ray_sched.core.execution import Fail
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
 from ray_sched.executor.dependencies import Dependencies
-from ray_sched.executor.destination import Destination
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.outbox import Outbox
 from ray_sched.kvs.client import KvsClient

@@ -15,8 +15,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from ray_sched.core.destination import Destination
 from ray_sched.errors import ConfigError
-from ray_sched.executor.destination import Destination
 
 SHRINK_AT_BYTES: Final = 1 << 20
 

@@ -11,6 +11,7 @@ from typing import Final
 import zmq
 from google.protobuf.message import DecodeError
 
+from ray_sched.core.destination import Destination
 from ray_sched.core.execution import (
     CallArrived,
     DepartArrived,
@@ -21,7 +22,6 @@ from ray_sched.core.execution import (
     UnpinArrived,
 )
 from ray_sched.errors import BadMessageError
-from ray_sched.executor.destination import Destination
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text

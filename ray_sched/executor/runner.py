@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ray_sched.core.destination import Destination
 from ray_sched.core.execution import CallRequest, DagRequest, Run
 from ray_sched.errors import BadMessageError, FunctionNotFoundError, TimedOutError
 from ray_sched.executor.answers import NOT_FOUND, Answers
 from ray_sched.executor.dependencies import Dependencies
-from ray_sched.executor.destination import Destination
 from ray_sched.executor.functions import Functions, describe
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.lattices import clock_of, revealed

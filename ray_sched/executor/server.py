@@ -24,6 +24,7 @@ from typing import Any, Final
 import zmq
 
 from ray_sched.config import Config
+from ray_sched.core.destination import Destination
 from ray_sched.core.execution import (
     AnswerPin,
     CallRequest,
@@ -45,7 +46,6 @@ from ray_sched.core.execution import (
 )
 from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
-from ray_sched.executor.destination import Destination
 from ray_sched.executor.functions import PREFIX, Functions
 from ray_sched.executor.journal import Journal, runtime_folder
 from ray_sched.executor.lattices import stored_value

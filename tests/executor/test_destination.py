@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_sched.executor.destination import Destination
+from ray_sched.core.destination import Destination
 from ray_sched.wire import cloudburst_pb2 as cb
 
 

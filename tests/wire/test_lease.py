@@ -73,7 +73,8 @@ def test_calls_go_on_under_the_lease_and_are_refused_after_it(stage: Stage, pids
             assert reply.error == messages.NO_RESOURCES
             return True
 
-        until(refused, "the lease did not end", 30.0)
+        # Before the executor, which tells no status meanwhile, is taken for gone (15 s).
+        until(refused, "the lease did not end", 10.0)
         # The other kind of call, and from now on every one, is refused as well, and in time: a client that
         # never gets its reply would fail here.
         assert stage.client.call(function).error == messages.NO_RESOURCES

@@ -48,11 +48,28 @@ class Destination(NamedTuple):
         continuation = schedule.continuation
         if not continuation.name:
             return own
-        while continuation.call.continuation.name:
-            continuation = continuation.call.continuation
-        last = continuation.call
+        last = _last_call(continuation)
         if last.response_address:
             return own._replace(address=last.response_address)
         if last.output_key:
             return own._replace(address="", key=last.output_key)
         return own
+
+    @classmethod
+    def of_continuation(cls, continuation: cb.Continuation) -> Destination:
+        """Where the caller of a continuation waits for the result, should its DAG not be called."""
+        last = _last_call(continuation)
+        return cls(
+            continuation.id,
+            last.response_address,
+            last.output_key or continuation.id,
+            last.consistency != cb.NORMAL,
+            last.client_id or "base",
+            False,
+        )
+
+
+def _last_call(continuation: cb.Continuation) -> cb.DagCall:
+    while continuation.call.continuation.name:
+        continuation = continuation.call.continuation
+    return continuation.call
