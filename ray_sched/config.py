@@ -140,6 +140,11 @@ class KvsConfig:
     routing_ports: int = setting(
         1, "Routing threads of the Anna that is used (1 local, 4 in its cluster mode).", minimum=1
     )
+    consistency: str = setting(
+        "normal",
+        "How functions are stored: normal (last writer wins) or causal.",
+        choices=("normal", "causal"),
+    )
     timeout_s: float = setting(3.0, "Seconds that one try of a request may take.", minimum=0.05)
     retries: int = setting(2, "Further tries after the first.", minimum=0)
 

@@ -12,13 +12,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import ray
 
 from ray_sched import values
 from ray_sched.actors import names
+from ray_sched.actors.catalog import Catalog
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import prepare_process
@@ -39,7 +40,7 @@ from ray_sched.errors import (
     RaySchedError,
 )
 from ray_sched.kvs.client import KvsClient
-from ray_sched.kvs.lattices import LWW, MultiCausal, SetLattice
+from ray_sched.kvs.lattices import MultiCausal
 from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
@@ -47,11 +48,6 @@ from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
 
 log = logging.getLogger(__name__)
 
-FUNCTIONS: Final = "funcs/"
-FUNCTION_INDEX: Final = "funcs/index-allfuncs"
-DAG_INDEX: Final = "ray_sched/dags/"
-"""Followed by the group's name: LWW of a `StringSet` of the DAGs that exist. Ours alone: the legacy
-systems keep no such index, and forget their DAGs when they restart."""
 RETRY_S: Final = 1.0
 
 
@@ -68,7 +64,6 @@ class SchedulerActor:
         self._stats = Link(group, names.STATS)
         self._lane = Lane("scheduler")
         self._lock = threading.RLock()
-        self._index_lock = threading.Lock()
         self._registry = Registry()
         self._arrivals = Arrivals()
         self._table = ExecutorTable(
@@ -94,6 +89,7 @@ class SchedulerActor:
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
         )
+        self._catalog = Catalog(self._kvs, group, causal=config.kvs.consistency == "causal")
         self._python = PythonCalls(config, self._kvs, self._place)
         self._recovered = threading.Event()
         self._fresh = threading.Event()
@@ -180,43 +176,29 @@ class SchedulerActor:
 
     def create_function(self, function: cb.Function) -> None:
         """Store a function and name it in the index. Raises BadMessageError, KvsError, TimedOutError."""
-        if not function.name:
-            raise BadMessageError("a function needs a name")
-        key = FUNCTIONS + function.name
-        if key == FUNCTION_INDEX:
-            raise BadMessageError(f"{function.name!r} is the name of the index itself: choose another")
-        self._kvs.put_bytes(key, function.body)
-        self._kvs.put(FUNCTION_INDEX, SetLattice(frozenset([key.encode()])))
+        self._catalog.store_function(function)
         with self._lock:
             self._registry.add_function(function.name)
 
     def function_names(self, prefix: str) -> list[str]:
         """The functions in the key-value store's index, other schedulers' among them."""
         try:
-            self._learn_functions()
+            self._learn_functions(self._catalog.functions())
         except RaySchedError as error:
             log.warning("the list of functions is as of the last time: %s", error)
         with self._lock:
             return self._registry.functions(prefix)
 
-    def _learn_functions(self) -> None:
-        index = self._kvs.get(FUNCTION_INDEX)
-        if isinstance(index, SetLattice):
-            with self._lock:
-                for key in index.values:
-                    name = key.decode(errors="replace")
-                    if name.startswith(FUNCTIONS):
-                        self._registry.add_function(name.removeprefix(FUNCTIONS))
+    def _learn_functions(self, names: Iterable[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._registry.add_function(name)
 
     def _learn_functions_of(self, dag: cb.Dag) -> None:
         """Look up what the DAG needs and is not known here: another scheduler may have registered it."""
         with self._lock:
-            unknown = [f.name for f in dag.functions if f.name and not self._registry.has_function(f.name)]
-        found = self._kvs.get_many([FUNCTIONS + name for name in unknown]) if unknown else {}
-        with self._lock:
-            for key, lattice in found.items():
-                if lattice is not None:
-                    self._registry.add_function(key.removeprefix(FUNCTIONS))
+            unknown = {f.name for f in dag.functions if f.name and not self._registry.has_function(f.name)}
+        self._learn_functions(self._catalog.which_exist(unknown))
 
     # --- DAGs ---
 
@@ -238,8 +220,8 @@ class SchedulerActor:
                 self._registry.abort(dag.name)
             raise
         try:
-            self._kvs.put_bytes(dag.name, dag.SerializeToString())
-            self._write_index(add=dag.name)
+            self._catalog.store_dag(dag)
+            self._catalog.add_to_index(dag.name)
         except BaseException:
             with self._lock:
                 self._registry.abort(dag.name)
@@ -269,7 +251,7 @@ class SchedulerActor:
         self._wait_recovered()
         with self._lock:
             self._registry.dag(name)
-        self._write_index(remove=name)
+        self._catalog.remove_from_index(name)
         with self._lock:
             if not self._registry.has_dag(name):
                 raise NoSuchDagError(f"no DAG {name!r} exists: somebody else deleted it at the same time")
@@ -277,22 +259,9 @@ class SchedulerActor:
             self._arrivals.forget_dag(name)
             self._publisher.set_dag(name, None)
         self._gossip.tell("dag_deleted", name)
-        # Whoever looks the DAG up by its key alone (a peer) finds it empty from now on.
-        self._kvs.put_bytes(name, b"")
+        self._catalog.erase_dag(name)
         self._policy.get("release_dag", name, timeout_s=self._config.scheduler.request_timeout_s)
         self._publish_and_wait()
-
-    def _write_index(self, *, add: str = "", remove: str = "") -> None:
-        with self._index_lock:
-            with self._lock:
-                dags = set(self._registry.dags())
-            dags = (dags | {add} if add else dags) - {remove}
-            self._kvs.put_bytes(
-                self._index_key(), shared_pb2.StringSet(keys=sorted(dags)).SerializeToString()
-            )
-
-    def _index_key(self) -> str:
-        return DAG_INDEX + self._config.group_name
 
     @ray.method(concurrency_group="requests")
     def learn_dags(self, candidates: list[str]) -> list[str]:
@@ -310,20 +279,16 @@ class SchedulerActor:
             return sorted(self._registry.dags())
 
     def _load_dags(self, names: list[str]) -> list[str]:
+        """Take DAGs over as they are stored; returns the names of those that can be called."""
         loaded = []
-        for name, lattice in self._kvs.get_many(names).items() if names else ():
-            if not isinstance(lattice, LWW) or not lattice.value:
-                continue
+        for name, dag in self._catalog.load_dags(names).items():
             try:
-                dag = parse(cb.Dag, lattice.value)
-                if dag.name != name:
-                    raise BadMessageError(f"the DAG in it is named {dag.name!r}")
                 with self._lock:
                     self._registry.begin_create(dag, lambda function: True)
                     self._registry.commit(dag)
-                    self._publisher.set_dag(name, lattice.value)
+                    self._publisher.set_dag(name, dag.SerializeToString())
             except RaySchedError as error:
-                log.warning("key=%s holds no DAG that can be called: %s", name, error)
+                log.warning("dag=%s is stored but cannot be called: %s", name, error)
                 continue
             loaded.append(name)
         return loaded
@@ -413,10 +378,8 @@ class SchedulerActor:
         """Read back what was acknowledged before a restart; nothing is answered until that is done."""
         while not self._stopping.is_set():
             try:
-                self._learn_functions()
-                index = self._kvs.get_bytes(self._index_key())
-                names = list(parse(shared_pb2.StringSet, index).keys) if index else []
-                loaded = self._load_dags(names)
+                self._learn_functions(self._catalog.functions())
+                loaded = self._load_dags(self._catalog.read_dag_index())
                 if loaded:
                     log.info("dags=%d were read back from the key-value store", len(loaded))
             except RaySchedError as error:

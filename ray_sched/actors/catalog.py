@@ -1,0 +1,113 @@
+"""The functions and DAGs as the key-value store keeps them.
+
+Keys of the legacy systems: `funcs/<name>`, `funcs/index-allfuncs`, and a DAG under its own name.
+Ours alone: `ray_sched/dags/<group>`, the DAGs that exist, which is what a restart reads; the legacy
+systems keep no such index and forget their DAGs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from ray_sched.errors import BadMessageError, RaySchedError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import LWW, SetLattice, SingleCausal
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import shared_pb2
+from ray_sched.wire.codec import parse
+
+log = logging.getLogger(__name__)
+
+FUNCTIONS: Final = "funcs/"
+FUNCTION_INDEX: Final = "funcs/index-allfuncs"
+DAG_INDEX: Final = "ray_sched/dags/"
+
+
+class Catalog:
+    """Every method waits for the store, and raises KvsError or TimedOutError where it does not answer."""
+
+    def __init__(self, kvs: KvsClient, group: str, *, causal: bool) -> None:
+        self._kvs = kvs
+        self._index_key = DAG_INDEX + group
+        self._causal = causal
+        self._index_lock = threading.Lock()
+        self._indexed: set[str] = set()
+
+    def store_function(self, function: cb.Function) -> None:
+        """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
+        if not function.name:
+            raise BadMessageError("a function needs a name")
+        key = FUNCTIONS + function.name
+        if key == FUNCTION_INDEX:
+            raise BadMessageError(f"{function.name!r} is the name of the index itself: choose another")
+        if self._causal:
+            self._kvs.put(key, SingleCausal({"base": self._next_version(key)}, frozenset([function.body])))
+        else:
+            self._kvs.put_bytes(key, function.body)
+        self._kvs.put(FUNCTION_INDEX, SetLattice(frozenset([key.encode()])))
+
+    def functions(self) -> list[str]:
+        """The names in the index."""
+        index = self._kvs.get(FUNCTION_INDEX)
+        keys = index.values if isinstance(index, SetLattice) else ()
+        names = (key.decode(errors="replace") for key in keys)
+        return [name.removeprefix(FUNCTIONS) for name in names if name.startswith(FUNCTIONS)]
+
+    def which_exist(self, functions: Collection[str]) -> list[str]:
+        """Those of the functions whose bodies are stored."""
+        found = self._kvs.get_many([FUNCTIONS + name for name in functions]) if functions else {}
+        return [key.removeprefix(FUNCTIONS) for key, lattice in found.items() if lattice is not None]
+
+    def store_dag(self, dag: cb.Dag) -> None:
+        self._kvs.put_bytes(dag.name, dag.SerializeToString())
+
+    def erase_dag(self, name: str) -> None:
+        """Whoever looks the DAG up by its key alone (a peer) finds it empty from now on."""
+        self._kvs.put_bytes(name, b"")
+
+    def load_dags(self, names: Iterable[str]) -> dict[str, cb.Dag]:
+        """The DAGs that are stored under these names; what is no such DAG is logged and left out."""
+        wanted = list(names)
+        dags = {}
+        for name, lattice in self._kvs.get_many(wanted).items() if wanted else ():
+            if not isinstance(lattice, LWW) or not lattice.value:
+                continue
+            try:
+                dag = parse(cb.Dag, lattice.value)
+                if dag.name != name:
+                    raise BadMessageError(f"the DAG in it is named {dag.name!r}")
+            except RaySchedError as error:
+                log.warning("key=%s holds no DAG: %s", name, error)
+                continue
+            dags[name] = dag
+        return dags
+
+    def read_dag_index(self) -> list[str]:
+        """The DAGs that were acknowledged and not deleted since; once, before anything is added."""
+        index = self._kvs.get_bytes(self._index_key)
+        names = list(parse(shared_pb2.StringSet, index).keys) if index else []
+        with self._index_lock:
+            self._indexed.update(names)
+        return names
+
+    def add_to_index(self, name: str) -> None:
+        """A DAG is acknowledged from now on."""
+        with self._index_lock:
+            self._write_index(self._indexed | {name})
+
+    def remove_from_index(self, name: str) -> None:
+        with self._index_lock:
+            self._write_index(self._indexed - {name})
+
+    def _write_index(self, names: set[str]) -> None:
+        self._kvs.put_bytes(self._index_key, shared_pb2.StringSet(keys=sorted(names)).SerializeToString())
+        self._indexed = names
+
+    def _next_version(self, key: str) -> int:
+        """1 for a new function, as legacy writers have it; one more for each further registration, so
+        that it replaces the one before instead of standing beside it."""
+        stored = self._kvs.get(key)
+        return stored.vector_clock.get("base", 0) + 1 if isinstance(stored, SingleCausal) else 1

@@ -1,0 +1,91 @@
+"""What a restarted Scheduler reads back, and what another one finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ray_sched.actors.catalog import Catalog
+from ray_sched.errors import BadMessageError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import LWW, SetLattice, SingleCausal
+from ray_sched.kvs.server import KvsServer
+from ray_sched.kvs.store import Store
+from ray_sched.wire import cloudburst_pb2 as cb
+
+IP = "127.0.8.11"
+
+
+@pytest.fixture
+def kvs() -> Iterator[KvsClient]:
+    server = KvsServer(IP, Store())
+    server.start()
+    with KvsClient(IP, IP) as client:
+        yield client
+    server.stop()
+
+
+def dag(name: str) -> cb.Dag:
+    return cb.Dag(name=name, functions=[cb.Dag.FunctionReference(name="f")])
+
+
+@pytest.fixture
+def catalog(kvs: KvsClient) -> Catalog:
+    return Catalog(kvs, "group", causal=False)
+
+
+def test_functions_are_stored_under_the_legacy_keys(kvs: KvsClient, catalog: Catalog) -> None:
+    catalog.store_function(cb.Function(name="f", body=b"body"))
+    stored, index = kvs.get("funcs/f"), kvs.get("funcs/index-allfuncs")
+    assert isinstance(stored, LWW) and stored.value == b"body"
+    assert index == SetLattice(frozenset([b"funcs/f"]))
+    assert catalog.functions() == ["f"]
+    assert catalog.which_exist(["f", "g"]) == ["f"]
+
+
+def test_causal_functions_begin_with_version_one_and_replace_each_other(kvs: KvsClient) -> None:
+    catalog = Catalog(kvs, "group", causal=True)
+    catalog.store_function(cb.Function(name="f", body=b"old"))
+    assert kvs.get("funcs/f") == SingleCausal({"base": 1}, frozenset([b"old"]))
+    catalog.store_function(cb.Function(name="f", body=b"new"))
+    stored = kvs.get("funcs/f")
+    assert isinstance(stored, SingleCausal)
+    assert (stored.vector_clock, stored.values) == ({"base": 2}, frozenset([b"new"]))
+
+
+@pytest.mark.parametrize("name", ["", "index-allfuncs"])
+def test_a_name_that_would_break_the_index_is_refused(catalog: Catalog, name: str) -> None:
+    with pytest.raises(BadMessageError):
+        catalog.store_function(cb.Function(name=name))
+
+
+def test_a_restart_reads_what_was_acknowledged_and_not_deleted(kvs: KvsClient, catalog: Catalog) -> None:
+    for name in ("a", "b", "c"):
+        catalog.store_dag(dag(name))
+        catalog.add_to_index(name)
+    catalog.remove_from_index("b")
+    catalog.erase_dag("b")
+    again = Catalog(kvs, "group", causal=False)
+    assert again.read_dag_index() == ["a", "c"]
+    assert again.load_dags(["a", "b", "c"]) == {"a": dag("a"), "c": dag("c")}
+    again.add_to_index("d")
+    assert Catalog(kvs, "group", causal=False).read_dag_index() == ["a", "c", "d"]
+    assert Catalog(kvs, "other", causal=False).read_dag_index() == []
+
+
+def test_dags_that_are_created_at_the_same_time_are_all_in_the_index(
+    kvs: KvsClient, catalog: Catalog
+) -> None:
+    names = [f"dag{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(catalog.add_to_index, names))
+    assert Catalog(kvs, "group", causal=False).read_dag_index() == sorted(names)
+
+
+def test_what_is_no_dag_of_that_name_is_left_out(kvs: KvsClient, catalog: Catalog) -> None:
+    kvs.put_bytes("bytes", b"\xff\xff")
+    kvs.put_bytes("other", dag("another").SerializeToString())
+    kvs.put("set", SetLattice(frozenset([b"x"])))
+    assert catalog.load_dags(["bytes", "other", "set", "missing"]) == {}
