@@ -120,8 +120,8 @@ def test_a_legacy_file_without_a_management_node_means_local_mode(tmp_path: Path
         ("ray_address: 'ray://127.0.0.1:10001'", "it must be HOST:PORT of the cluster's head, or auto"),
         ("kvs: {path: /no/such/folder/file}", "it must be a file in a folder that exists"),
         (
-            "kvs: {path: /tmp/x, host: 127.0.0.1}",
-            "kvs.path = '/tmp/x' is not allowed; it must be empty unless",
+            "kvs: {path: no-such-file, host: 127.0.0.1}",
+            "is not allowed; it must be empty unless kvs.host is embedded (it is 127.0.0.1)",
         ),
         (
             "executor: {gpu_count: 4}",
