@@ -65,7 +65,8 @@ class LocalCluster:
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=folder,
+                # Ray opens its own folder to everybody: one below keeps them out.
+                _temp_dir=os.path.join(folder, "r"),
             )
         return cls(str(context.address_info["gcs_address"]))
 
