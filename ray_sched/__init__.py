@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_sched.actors.lookup import get_scheduler
-    from ray_sched.client import connect
+    from ray_sched.client import Client, Continuation, DagFunction, Future, RemoteFunction, connect
     from ray_sched.config import Config
     from ray_sched.errors import (
         AlreadyRunningError,
@@ -40,8 +40,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ELSEWHERE = {
+    "Client": "ray_sched.client",
     "CloudburstReference": "ray_sched.reference",
     "Config": "ray_sched.config",
+    "Continuation": "ray_sched.client",
+    "DagFunction": "ray_sched.client",
+    "Future": "ray_sched.client",
+    "RemoteFunction": "ray_sched.client",
     "connect": "ray_sched.client",
     "get_scheduler": "ray_sched.actors.lookup",
 }
@@ -50,12 +55,16 @@ _ELSEWHERE = {
 __all__ = [
     "AlreadyRunningError",
     "BadMessageError",
+    "Client",
     "CloudburstReference",
     "Config",
     "ConfigError",
+    "Continuation",
     "DagExistsError",
+    "DagFunction",
     "ExecutionError",
     "FunctionNotFoundError",
+    "Future",
     "InvalidDagError",
     "KeyMissingError",
     "KvsError",
@@ -67,6 +76,7 @@ __all__ = [
     "PortTakenError",
     "RaySchedError",
     "RefusedError",
+    "RemoteFunction",
     "TimedOutError",
     "__version__",
     "connect",

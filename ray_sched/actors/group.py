@@ -20,11 +20,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_sched import errors
 from ray_sched.actors import names
+from ray_sched.actors.unwrapping import plain_error
 from ray_sched.bound_ports import group_ports
 from ray_sched.config import Config
-from ray_sched.errors import AlreadyRunningError, NotRunningError, RaySchedError, TimedOutError
+from ray_sched.errors import AlreadyRunningError, NotRunningError, TimedOutError
 
 log = logging.getLogger(__name__)
 
@@ -173,21 +173,6 @@ class Group:
             ref = done[0] if done else next(iter(pending))
             role = pending.pop(ref)
             yield role, _get(role, ref, deadline, timeout_s)
-
-
-def plain_error(role: str, error: Exception) -> RaySchedError:
-    """What an actor raised, without Ray's wrapping: an error of ours itself, else its words with the role."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, RaySchedError):
-            return cause
-        return RaySchedError(f"{role} failed: {type(cause).__name__}: {cause}")
-    # The death of an actor is told in text alone, with the error of its constructor in the last line.
-    kind, _, words = str(error).strip().rpartition("\n")[2].partition(": ")
-    own = getattr(errors, kind.rpartition(".")[2], None)
-    if isinstance(own, type) and issubclass(own, RaySchedError):
-        return own(words)
-    return RaySchedError(f"{role} died: {kind}: {words}" if words else f"{role} died: {kind}")
 
 
 def _refuse_second(group: str) -> None:

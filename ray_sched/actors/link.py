@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from ray_sched.actors import names
+from ray_sched.actors.unwrapping import plain_error
 from ray_sched.errors import NotRunningError, RaySchedError, TimedOutError
 
 Answer = Callable[[Any, BaseException | None], None]
@@ -48,7 +49,7 @@ class Link:
         try:
             return self.ask(method, *args).result(timeout_s)
         except ray.exceptions.RayError as error:  # first: an actor's own TimedOutError is a TimeoutError, too
-            raise own_error(error) from None
+            raise plain_error(self.role, error) from None
         except FutureTimeoutError:
             raise TimedOutError(
                 f"the {self.role} actor did not answer {method} within {timeout_s:g} s"
@@ -109,15 +110,3 @@ class Lane:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def own_error(error: BaseException) -> Exception:
-    """The error of ours behind what Ray raises; a dead actor becomes a NotRunningError."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, RaySchedError):
-        return cause
-    if isinstance(error, RaySchedError):
-        return error
-    if isinstance(error, ray.exceptions.RayActorError):
-        return NotRunningError(f"an actor of the group is not there: {str(error).splitlines()[0]}")
-    return RaySchedError(f"{type(error).__name__}: {error}")

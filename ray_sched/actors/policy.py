@@ -30,7 +30,7 @@ from ray_sched.actors.messages import (
     StatusSeen,
     Suspected,
 )
-from ray_sched.actors.process import prepare_process
+from ray_sched.actors.process import prepare_process, was_restarted
 from ray_sched.config import Config
 from ray_sched.core.executors import Address, ExecutorTable
 from ray_sched.core.pinning import Effect, Finished, Pinning, PinRequest, SendPin
@@ -265,7 +265,7 @@ class PolicyActor:
 
     def _recover(self) -> None:
         """After a restart, begin with what the Ingress knows."""
-        if not ray.get_runtime_context().was_current_actor_reconstructed:
+        if not was_restarted():
             self._recovered.set()
             return
         try:

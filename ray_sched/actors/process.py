@@ -1,11 +1,14 @@
-"""What each actor's process needs: its log, and a way out when it cannot go on."""
+"""What each actor's process needs: its log, its past, and a way out when it cannot go on."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import warnings
 from typing import Final
+
+import ray
 
 from ray_sched.config import Config
 
@@ -21,6 +24,13 @@ def prepare_process(config: Config, role: str) -> None:
         force=True,
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def was_restarted() -> bool:
+    """Whether Ray started this actor anew after its process had died."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own property uses what Ray deprecates
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def leave_for_restart() -> None:

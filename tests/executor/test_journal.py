@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_sched.errors import ConfigError
 from ray_sched.core.destination import Destination
+from ray_sched.errors import ConfigError
 from ray_sched.executor.journal import Journal, runtime_folder
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from ray_sched.core.execution import CallArrived, DepartArrived, Event, PinArrived, UnpinArrived
 from ray_sched.core.destination import Destination
+from ray_sched.core.execution import CallArrived, DepartArrived, Event, PinArrived, UnpinArrived
 from ray_sched.executor.receiver import Receiver
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
