@@ -77,7 +77,7 @@ class Finished:
 Effect = SendPin | SendUnpin | Finished
 
 
-@dataclass
+@dataclass(eq=False)  # the attempts of two replicas may look the same, and are not
 class _Attempt:
     """One function's way to an executor: waiting, sent, accepted or given up."""
 
