@@ -234,7 +234,7 @@ class Pinning:
         for attempt in [a for a in self._sent if now >= a.deadline]:
             assert attempt.address is not None
             self._given_up[attempt.address, attempt.request.function] = (now, attempt.in_lane)
-            effects.append(SendUnpin(attempt.address, attempt.request.function))
+            effects += self._recall(attempt.address, attempt.request.function)
             effects += self._answered(attempt, False, now)
         for address, leaving in list(self._leaving.items()):
             for function in [f for f, since in leaving.items() if now - since >= self._settle_s]:
@@ -353,7 +353,7 @@ class Pinning:
             if attempt.pin is not None:
                 effects += self._undo(attempt.pin, now)
             elif attempt.address is not None:
-                effects.append(SendUnpin(attempt.address, attempt.request.function))
+                effects += self._recall(attempt.address, attempt.request.function)
         if transaction.repair:
             if transaction.dag in self._wanted:
                 lost = self._lost.setdefault(transaction.dag, [])
@@ -367,6 +367,10 @@ class Pinning:
         if self._is_held(pin.address, pin.function, besides=pin):
             return []
         return self._unpin(pin.address, pin.function, now)
+
+    def _recall(self, address: Address, function: str) -> list[Effect]:
+        """Take back a pin that was not answered, unless a DAG holds the function there already."""
+        return [] if self._is_held(address, function) else [SendUnpin(address, function)]
 
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
         if address in self._table.executors:
