@@ -54,7 +54,7 @@ def test_peers_are_told_of_dags_and_locations(
 
 def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer) -> None:
     executor = cluster_stage.executor()
-    function, name = cluster_stage.function(), cluster_stage.name("dag")
+    function, name = cluster_stage.function(), cluster_stage.dag_name()
     executor.report(functions=[function])
     cluster_stage.settle()
     anna = AnnaClient(cluster_stage.client.connect(), cluster_stage.node(), cluster_stage.pusher)
@@ -66,7 +66,7 @@ def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPee
     peer.tell(cluster_stage.scheduler_ip, [name], [(function, executor.ip, executor.tid)])
     until(lambda: cluster_stage.client.call_dag(name).success, "the peer's DAG was not learned")
     assert executor.wait_for("schedule")[0].target_function == function
-    assert cluster_stage.delete_dag(name).success
+    assert cluster_stage.client.delete_dag(name).success
 
 
 def test_a_peer_that_tells_of_a_dag_without_a_body_stops_nothing(

@@ -10,8 +10,9 @@ HIGH = 0.9
 
 def receivers(stage: Stage, dag: str, calls: int = 12) -> set[PlayedExecutor]:
     """Which executors get a DAG's calls."""
-    ids = [stage.client.call_dag(dag).response_id for _ in range(calls)]
-    return {stage.receiver("schedule", id=call_id)[0] for call_id in ids}
+    replies = [stage.client.call_dag(dag) for _ in range(calls)]
+    assert all(reply.success for reply in replies), [reply.error for reply in replies]
+    return {stage.receiver("schedule", id=reply.response_id)[0] for reply in replies}
 
 
 def test_an_executor_that_reports_a_function_gets_its_calls(stage: Stage) -> None:
@@ -52,7 +53,7 @@ def test_a_restarted_executor_is_free_again(cluster_stage: Stage) -> None:
     [executor] = cluster_stage.executors(1)
     first, second = cluster_stage.function(), cluster_stage.function()
     dag = cluster_stage.create_dag([first])
-    assert cluster_stage.delete_dag(dag).success
+    assert cluster_stage.client.delete_dag(dag).success
     executor.wait_for("unpin")
     executor.report(functions=[])
     cluster_stage.settle()
@@ -68,9 +69,14 @@ def test_a_status_without_its_function_means_a_restart(stage: Stage) -> None:
         executor.report(functions=[function])
     stage.settle()
     one.verdict = Verdict.REJECT  # its lost pin is made again, and not there
-    one.report(functions=[])
-    stage.settle()
-    assert receivers(stage, dag) == {other}
+
+    def forgotten() -> bool:
+        # More than one status: right after a pin the first may have been on its way before it.
+        one.report(functions=[])
+        stage.settle()
+        return receivers(stage, dag) == {other}
+
+    until(forgotten, "a restarted executor still gets calls")
 
 
 def test_calls_avoid_an_overloaded_executor(cluster_stage: Stage) -> None:

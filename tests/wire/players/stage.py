@@ -56,6 +56,12 @@ class Stage:
         """A name that no other test uses."""
         return f"{word}_{self._prefix}_{next(self._numbers)}"
 
+    def dag_name(self) -> str:
+        """A name for a DAG, which is deleted when the test is over, should it exist then."""
+        name = self.name("dag")
+        self._dags.append(name)
+        return name
+
     def node(self) -> str:
         """The IP address of a further node."""
         return next(self._addresses)
@@ -91,17 +97,11 @@ class Stage:
         *,
         name: str = "",
     ) -> str:
-        """The name of a DAG that was created, and is deleted when the test is over."""
-        name = name or self.name("dag")
-        self._dags.append(name)
+        """The name of a DAG that was created, `name` or a new one; it is deleted when the test is over."""
+        name = name or self.dag_name()
         reply = self.client.create_dag(name, functions, links, colocated)
         assert reply.success, reply
         return name
-
-    def delete_dag(self, name: str) -> Record:
-        if name in self._dags:
-            self._dags.remove(name)
-        return self.client.delete_dag(name)
 
     def another_client(self) -> LegacyClient:
         """A client beside `client`, to be closed by the caller."""
@@ -126,16 +126,15 @@ class Stage:
 
     def settle(self, timeout_s: float = 15.0) -> None:
         """Wait until the scheduler has taken in every status that was told. Raises `NothingCameError`."""
-        function = _SENTINEL
-        assert self.client.create_function(function, b"never run").success
-        dag = self.name(_SENTINEL)
+        assert self.client.create_function(_SENTINEL, b"never run").success
+        dag = self.dag_name()
         sentinel = PlayedExecutor(
             self.node(), 0, self.scheduler_ip, self.pusher, layout=self._layout, gpu=True
         )
         try:
             sentinel.report()
             until(
-                lambda: self.client.create_dag(dag, [{"name": function, "gpu": True}]).success,
+                lambda: self.client.create_dag(dag, [{"name": _SENTINEL, "gpu": True}]).success,
                 "the sentinel was not taken in",
                 timeout_s,
             )
