@@ -14,7 +14,9 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
 - A pin belongs to a DAG. Two DAGs may hold the same function on the same executor (in local mode):
   it is unpinned when the last of them lets it go.
 - A pin whose executor is gone, or reports without the function, is made again elsewhere, for as
-  long as its DAG exists.
+  long as its DAG exists, also while the DAG's other functions are still being pinned.
+- An executor that was taken for gone may come back with its functions. Where they are still
+  missing, its pins hold again; otherwise it is told to unpin them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ QUARANTINE_S = 60.0
 
 REPAIR_PAUSE_S = 1.0
 """How long a lost pin that found no room waits before it is tried again."""
+
+STRAYS_KEPT = 10_000
+"""How many executors that are gone are remembered with the pins that they had."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ class Pinning:
         """What each created DAG needs, with repetitions for replicas."""
         self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
         """Pins to be made again, and when to try."""
+        self._strays: dict[Address, list[Pin]] = {}
+        """The pins of executors that are gone, should they come back with them."""
         self.late_answers = 0
         self._last_tick: float | None = None
 
@@ -208,6 +215,7 @@ class Pinning:
         for function in functions:
             if self._given_up.pop((address, function), None) and not self._is_held(address, function):
                 effects += self._unpin(address, function, now)
+        effects += self._take_back(address, functions, now)
         self._find_lost(now, address)
         return effects + self._advance(now)
 
@@ -397,14 +405,37 @@ class Pinning:
     def _find_lost(self, now: float, address: Address) -> None:
         """Pins that an executor no longer has (it restarted or is gone) are to be made again."""
         executor = self._table.executors.get(address)
+        held = executor.functions if executor is not None else frozenset[str]()
+        for transaction in self._transactions.values():
+            for attempt in transaction.attempts:
+                pin = attempt.pin
+                if pin is not None and pin.address == address and pin.function not in held:
+                    attempt.pin = None
+                    self._waiting.append(attempt)
         for dag, pins in self.pins.items():
-            for pin in [p for p in pins if p.address == address]:
-                if executor is not None and pin.function in executor.functions:
-                    continue
+            for pin in [p for p in pins if p.address == address and p.function not in held]:
                 pins.remove(pin)
                 request = next((r for r in self._wanted.get(dag, []) if r.function == pin.function), None)
                 if request is not None:
                     self._lost.setdefault(dag, []).append((request, now))
+                if executor is None:
+                    self._strays.setdefault(address, []).append(pin)
+        if len(self._strays) > STRAYS_KEPT:
+            del self._strays[next(iter(self._strays))]
+
+    def _take_back(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
+        """An executor that was gone is back with these functions."""
+        strays = [pin for pin in self._strays.pop(address, ()) if pin.function in functions]
+        for pin in strays:
+            lost = self._lost.get(pin.dag, [])
+            missed = next((entry for entry in lost if entry[0].function == pin.function), None)
+            if missed is not None:
+                lost.remove(missed)
+                if not lost:
+                    del self._lost[pin.dag]
+                self.pins[pin.dag].append(pin)
+        left = dict.fromkeys(pin.function for pin in strays if not self._is_held(address, pin.function))
+        return [effect for function in left for effect in self._unpin(address, function, now)]
 
     # --- whom to ask ---
 
