@@ -32,6 +32,10 @@ QUARANTINE_S = 60.0
 REPAIR_PAUSE_S = 1.0
 """How long a lost pin that found no room waits before it is tried again."""
 
+UNPIN_TRIES = 3
+"""How often an executor that goes on to report a function is told again to unpin it; another scheduler
+may have pinned it there, too."""
+
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
@@ -143,6 +147,8 @@ class Pinning:
         """Pins to be made again, and when to try."""
         self._strays: dict[Address, list[Pin]] = {}
         """The pins of executors that are gone, should they come back with them."""
+        self._released: dict[tuple[Address, str], tuple[float, int]] = {}
+        """What executors were told to unpin (or never answered about): when last, and how often again."""
         self.late_answers = 0
         self._last_tick: float | None = None
 
@@ -216,6 +222,7 @@ class Pinning:
             if self._given_up.pop((address, function), None) and not self._is_held(address, function):
                 effects += self._unpin(address, function, now)
         effects += self._take_back(address, functions, now)
+        effects += self._unpin_again(address, functions, now)
         self._find_lost(now, address)
         return effects + self._advance(now)
 
@@ -227,6 +234,7 @@ class Pinning:
         for given_up in [key for key in self._given_up if key[0] == address]:
             del self._given_up[given_up]
         for attempt in [a for a in self._sent if a.address == address]:
+            self._release_later(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)
         self._find_lost(now, address)
         return effects + self._advance(now)
@@ -319,6 +327,7 @@ class Pinning:
             attempt.in_lane = in_lane
             attempt.deadline = now + self._pin_timeout_s
             self._sent.append(attempt)
+            self._released.pop((executor.address, attempt.request.function), None)
             effects.append(SendPin(executor.address, attempt.request.function, attempt.request.batching))
         return effects + self._finish_complete()
 
@@ -383,8 +392,27 @@ class Pinning:
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
         if address in self._table.executors:
             self._table.unpinned(address, function)
+            self._release_later(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
         return [SendUnpin(address, function)]
+
+    def _release_later(self, address: Address, function: str, now: float, tries: int = 0) -> None:
+        self._released[address, function] = (now, tries)
+        if len(self._released) > STRAYS_KEPT:
+            del self._released[next(iter(self._released))]
+
+    def _unpin_again(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
+        """An unpin may be lost while the ingress restarts: what a status says, counts."""
+        effects: list[Effect] = []
+        for key in [key for key in self._released if key[0] == address]:
+            function = key[1]
+            since, tries = self._released[key]
+            if function not in functions or tries >= UNPIN_TRIES:
+                del self._released[key]
+            elif now - since >= self._settle_s and not self._is_held(address, function):
+                effects += self._unpin(address, function, now)
+                self._release_later(address, function, now, tries + 1)
+        return effects
 
     def _left(self, address: Address, function: str) -> None:
         leaving = self._leaving[address]

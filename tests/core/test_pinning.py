@@ -380,3 +380,27 @@ class Transactions(RuleBasedStateMachine):
 
 Transactions.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestTransactions = Transactions.TestCase
+
+
+def test_an_executor_that_never_heard_its_unpin_is_told_again() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, "f")
+    assert only(c.pinning.release("dag", c.now)) == SendUnpin(A, "f")
+    assert c.status(A, "f") == []  # it may have been sent before the unpin came
+    c.later(2.0)
+    for _ in range(3):
+        assert c.status(A, "f") == [SendUnpin(A, "f")]
+        c.later(2.0)
+    assert c.status(A, "f") == []  # somebody else wants it there
+    assert c.holders("f") == {A}
+
+
+def test_an_executor_that_went_silent_during_its_pin_and_accepted_it_after_all_is_unpinned() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    c.status(first.address, running=False)
+    c.answer(True)
+    c.later(2.0)
+    assert c.status(first.address, "f") == [SendUnpin(first.address, "f")]
