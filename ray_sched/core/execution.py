@@ -466,5 +466,8 @@ def _failed(waiting: _Waiting, why: str) -> Fail:
     schedule = waiting.schedule
     got = {trigger.source for trigger in waiting.triggers}
     missing = ", ".join(repr(source) for source in schedule.triggers if source not in got)
-    reason = f"function {schedule.target_function!r} got no trigger from {missing} {why}"
+    gap = f"got no trigger from {missing}"
+    if waiting.reference.type == cb.MULTIEXEC:
+        gap = "gave no result that counts"
+    reason = f"function {schedule.target_function!r} {gap} {why}"
     return Fail(schedule, waiting.entry, reason, list(schedule.triggers) == [BEGIN])
