@@ -11,8 +11,9 @@ from typing import Any, Final
 from benchmarks import payloads, report
 from benchmarks.bench import Bench, Result, Settings
 from benchmarks.helper import Helper
+from benchmarks.load import StalledError
 from benchmarks.rows import ROWS
-from benchmarks.scheduler import Scheduler
+from benchmarks.scheduler import NoReplyError, Scheduler
 
 SCHEDULER_IP: Final = "127.0.6.4"
 FLOOR_IP: Final = "127.0.6.5"
@@ -54,6 +55,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
+    except (NoReplyError, StalledError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 1 if any(result.problems for result in results) else 0
 
 

@@ -20,6 +20,8 @@ import pytest
 from tests.wire.conftest import Scheduler, environment
 from tests.wire.players import Stage, messages, until
 
+pytestmark = pytest.mark.cluster
+
 STANDING_STILL = ("policy", "scheduler")
 
 

@@ -25,6 +25,8 @@ from tests.wire.players import (
     until,
 )
 
+pytestmark = pytest.mark.cluster
+
 GARBAGE = b"\xff\xff\xff\xff no protobuf message begins like this"
 CLIENT_IP = "127.0.6.11"
 

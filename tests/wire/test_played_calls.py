@@ -25,6 +25,8 @@ from tests.wire.players import (
     until,
 )
 
+pytestmark = pytest.mark.cluster
+
 ARGUMENTS = {
     entry["name"]: bytes.fromhex(entry["hex"])
     for entry in json.loads((Path(__file__).parent / "vectors.json").read_text())["arguments"]

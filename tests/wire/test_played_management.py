@@ -19,6 +19,8 @@ from tests.wire.players import (
     until,
 )
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture
 def management(cluster: Scheduler) -> Iterator[PlayedManagement]:

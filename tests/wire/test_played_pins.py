@@ -8,6 +8,8 @@ import pytest
 
 from tests.wire.players import Record, Stage, Verdict, dag, decode, encode, messages, ports, until
 
+pytestmark = pytest.mark.cluster
+
 
 def test_a_pin_names_the_function_and_where_to_answer(stage: Stage) -> None:
     [executor] = stage.executors(1)

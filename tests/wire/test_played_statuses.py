@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.wire.players import PlayedExecutor, Stage, Verdict, messages, until
+
+pytestmark = pytest.mark.cluster
 
 HIGH = 0.9
 """A utilization above the 70 % at which an executor backs off."""
