@@ -75,6 +75,11 @@ class SchedulerConfig:
     forward_timeout_s: float = setting(
         0.5, "Seconds that a call waits for the Scheduler when the ingress may not decide it.", minimum=0.05
     )
+    max_message_bytes: int = setting(
+        256 * 2**20,
+        "Bytes of the largest message; the connection of one that sends more is closed.",
+        minimum=1024,
+    )
     request_timeout_s: float = setting(
         60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1
     )

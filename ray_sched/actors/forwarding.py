@@ -22,7 +22,7 @@ from ray_sched.wire import ports
 from ray_sched.wire.codec import Reply, refusal
 
 MAX_FORWARDED: Final = 512
-"""Requests that may wait for the Scheduler; more are refused at once."""
+"""Calls, and likewise other requests, that the Scheduler may have before it; more are refused at once."""
 FLUSH_S: Final = 0.02
 """How long an event may wait for others to go with it."""
 MAX_EVENTS: Final = 50_000
@@ -63,26 +63,32 @@ class RequestForwarding:
         self._lane = Lane("requests", config.request_threads)
         self._cookies = itertools.count()
         self._waiting: dict[int, Forwarded] = {}
+        self._unanswered = {True: 0, False: 0}
+        """Calls and other requests that the Scheduler has yet to answer, also those refused meanwhile."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def forward(self, port: int, body: bytes, peer: Peer | None, now: float) -> None:
         """Ask the Scheduler; the reply goes out later. Raises NoResourcesError when too many wait already."""
-        if len(self._waiting) >= MAX_FORWARDED:
-            raise NoResourcesError(f"{MAX_FORWARDED} requests wait for the scheduler already: try again")
         is_call = port in CALLS
+        if self._unanswered[is_call] >= MAX_FORWARDED:
+            raise NoResourcesError(f"the scheduler has {MAX_FORWARDED} requests to answer already: try again")
         # Whoever gets no reply can wait: what they asked for is better late than lost.
         soon = is_call and peer is not None
         timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
         cookie = next(self._cookies)
-        self._waiting[cookie] = Forwarded(peer, now + timeout_s, timeout_s)
+        deadline = now + timeout_s
+        self._waiting[cookie] = Forwarded(peer, deadline, timeout_s)
+        self._unanswered[is_call] += 1
         self._counts["forwarded"] += 1
         self._lane.ask(
             self._scheduler,
             "decide" if is_call else "request",
-            (port, body),
-            lambda decision, error: self._mailbox.put(lambda now: self._decided(cookie, decision, error)),
+            (port, body, deadline),
+            lambda decision, error: self._mailbox.put(
+                lambda now: self._decided(cookie, is_call, decision, error)
+            ),
         )
 
     def sweep(self, now: float) -> None:
@@ -95,7 +101,10 @@ class RequestForwarding:
     def close(self) -> None:
         self._lane.close()
 
-    def _decided(self, cookie: int, decision: Decision | None, error: BaseException | None) -> None:
+    def _decided(
+        self, cookie: int, is_call: bool, decision: Decision | None, error: BaseException | None
+    ) -> None:
+        self._unanswered[is_call] -= 1
         request = self._waiting.pop(cookie, None)
         if request is None:  # it was refused meanwhile: what was decided for it must not happen
             self._counts["late_decisions"] += 1
@@ -132,10 +141,10 @@ class EventForwarding:
         """A status changed nothing: one word about many of these is enough."""
         self._seen[address] = None
 
-    def note_seen(self, now: float) -> None:
-        if self._seen:
-            self.add(Seen(tuple(self._seen), now))
-            self._seen.clear()
+    def beat(self, now: float) -> None:
+        """Who was seen, be it nobody: the Policy hears that this ingress listens."""
+        self.add(Seen(tuple(self._seen), now))
+        self._seen.clear()
 
     def flush_if_due(self, now: float) -> None:
         if not self._events or self._handing_over or not (self._urgent or now >= self._next_flush):

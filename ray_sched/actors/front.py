@@ -6,6 +6,7 @@ refusal or a counted drop, never an exception of the loop; nothing here waits.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
 from ray_sched.wire.ports import Layout, tcp
 from ray_sched.wire.sockets import PushSockets
+
+log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
@@ -64,6 +67,10 @@ def request_handler(
             except RaySchedError as error:
                 counts["refused"] += 1
                 reply = refusal(error)
+            except Exception as error:  # a fault of ours: it costs this request and no other
+                log.exception("a request failed")
+                counts["failed"] += 1
+                reply = refusal(error)
             if reply is not None:
                 reply_to(peer, reply, drop)
 
@@ -86,6 +93,9 @@ def push_handler(
                     raise BadMessageError(f"a message of {len(frames)} parts: send one")
                 take(frames[0], now)
             except RaySchedError as error:
+                drop(f"port_{port}", error)
+            except Exception as error:  # a fault of ours: it costs this message and no other
+                log.exception("a message on port %d failed", port)
                 drop(f"port_{port}", error)
 
     return on_readable
@@ -112,7 +122,8 @@ class Outbox:
         drop: Drop,
     ) -> None:
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS + 64)
-        self._sockets = PushSockets(context, MAX_SOCKETS)
+        # Peers name the addresses: to look a host name up would hold up everybody.
+        self._sockets = PushSockets(context, MAX_SOCKETS, host_names=False)
         self._layout = layout
         self._on_unsendable = on_unsendable
         self._drop = drop
@@ -125,6 +136,7 @@ class Outbox:
             sent = self._sockets.send(tcp(ip, base + tid), message)
         except BadMessageError as error:
             self._drop("send", error)
+            self._on_unsendable(address)
             return
         if not sent:
             self._drop("send", f"executor {ip}:{tid} takes no more messages")

@@ -98,8 +98,11 @@ class GossipActor:
         management = _Management(context, self._config) if self._config.mgmt else None
         try:
             while not self._stopping.wait(self._config.gossip.period_s):
-                self._find_peers(management)
-                self._tell_peers(out)
+                try:
+                    self._find_peers(management)
+                    self._tell_peers(out)
+                except Exception:  # Ray's errors, of many kinds, while the cluster is in trouble
+                    log.exception("nothing is told to the peers this time")
         finally:
             if management is not None:
                 management.close()

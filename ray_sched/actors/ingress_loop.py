@@ -36,10 +36,11 @@ from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
-from ray_sched.errors import BadMessageError, RefusedError
+from ray_sched.errors import RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
+from ray_sched.wire.ports import check_executor_address
 from ray_sched.wire.sockets import Complaints, bind
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class IngressLoop:
             ports.DAG_CALL: self._on_dag_call,
         }
         for port in ports.REQUEST_PORTS:
-            socket = bind(self._context, zmq.ROUTER, self._config.host, port, PORT_HOLDERS)
+            socket = self._bound(zmq.ROUTER, port)
             handle = requests.get(port) or self._forward_to(port)
             self._handlers[socket] = request_handler(handle, self.counts, self.drop)
         pushed: dict[int, Callable[[bytes, float], None]] = {
@@ -147,8 +148,12 @@ class IngressLoop:
             ports.CONTINUATION: self._on_continuation,
         }
         for port, take in pushed.items():
-            socket = bind(self._context, zmq.PULL, self._config.host, port, PORT_HOLDERS)
+            socket = self._bound(zmq.PULL, port)
             self._handlers[socket] = push_handler(port, take, self.drop)
+
+    def _bound(self, kind: int, port: int) -> zmq.Socket[bytes]:
+        limit = self._config.scheduler.max_message_bytes
+        return bind(self._context, kind, self._config.host, port, PORT_HOLDERS, max_message_bytes=limit)
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -231,7 +236,7 @@ class IngressLoop:
         self.counts["continuations"] += 1
         try:
             dispatched = self._dispatcher.continue_dag(continuation, now, time.time())
-        except RefusedError:
+        except RaySchedError:
             # Nobody hears a refusal here. The Scheduler can tell whoever waits for the result.
             self._forwarding.forward(ports.CONTINUATION, body, None, now)
             return
@@ -263,8 +268,8 @@ class IngressLoop:
 
     def _on_status(self, body: bytes, now: float) -> None:
         message = parse(internal_pb2.ThreadStatus, body)
-        if not message.ip:
-            raise BadMessageError("a status without an IP address")
+        if (message.ip, message.tid) not in self._table.executors:
+            check_executor_address(message.ip, message.tid, self._config.ports)
         status = Status(
             message.ip,
             message.tid,
@@ -317,11 +322,11 @@ class IngressLoop:
         return Update(0, 0, True, tuple(self._table.records()), (), keys, {}, now)
 
     def _tick(self, now: float) -> None:
-        self._table.tick(now)
+        self._table.age(now)
         # Nobody is told from here what changed in this copy: the events say it.
         self._table.dirty.clear()
         self._table.dirty_ips.clear()
-        self._events.note_seen(now)
+        self._events.beat(now)
         if not self._replica.may_decide(now):
             self._ask_whole(now)
 

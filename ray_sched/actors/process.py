@@ -6,11 +6,14 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Final
 
 import ray
 
 from ray_sched.config import Config
+
+log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long another thread may keep the interpreter from a loop that has something to do."""
@@ -31,6 +34,15 @@ def was_restarted() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own property uses what Ray deprecates
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+def keep_alive(run: Callable[[], None]) -> None:
+    """Run a thread's work; when it fails, end the process: an actor without it would only seem to live."""
+    try:
+        run()
+    except BaseException:
+        log.exception("a thread of this actor failed; the actor is started anew")
+        leave_for_restart()
 
 
 def leave_for_restart() -> None:

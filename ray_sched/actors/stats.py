@@ -16,6 +16,7 @@ import zmq
 from ray_sched.actors.process import prepare_process
 from ray_sched.config import Config
 from ray_sched.core.arrivals import ArrivalBatch, PeriodStatistics
+from ray_sched.errors import BadMessageError
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.sockets import PushSockets
 
@@ -59,8 +60,12 @@ class StatsActor:
                 self.counts["reports"] += 1
             if self._config.mgmt:
                 address = ports.tcp(self._config.mgmt, ports.MGMT_STATISTICS)
-                if not out.send(address, report.SerializeToString()):
-                    self.counts["unsent_reports"] += 1
+                try:
+                    sent = out.send(address, report.SerializeToString())
+                except BadMessageError as error:
+                    log.warning("the statistics cannot be sent: %s", error)
+                    sent = False
+                self.counts["sent_reports" if sent else "unsent_reports"] += 1
             elif report.functions or report.dags:
                 log.info("calls=%s", _in_words(report))
         out.close()

@@ -21,6 +21,7 @@ from ray_sched.core.policies import Policy, Request
 from ray_sched.core.references import references_of
 from ray_sched.errors import NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.codec import parse
 
 CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
 """The kinds of message that a call sends, as `Layout` names their ports."""
@@ -129,14 +130,14 @@ class Dispatcher:
         return Dispatched(call.output_key or part.id, sends)
 
     def continue_dag(self, continuation: cb.Continuation, now: float, unix_s: float) -> Dispatched:
-        """Call the next DAG with the result of the last one. Raises as `call_dag` does.
+        """Call the next DAG with the result of the last one. Raises as `call_dag` does, and BadMessageError.
 
         The result is appended to the arguments of every source function; the id stays the same.
         """
         call = continuation.call
         call.name = continuation.name
         plan = self._plans.get(call.name)
-        result = cb.Value.FromString(continuation.result)
+        result = parse(cb.Value, continuation.result)
         for name, _ in plan.sources if plan is not None else ():
             call.function_args[name].values.append(result)
         return self.call_dag(call, now, unix_s, continuation.id)

@@ -31,7 +31,7 @@ BUCKETS = 10
 """How finely the window of recent calls is cut: old ones leave in steps of a tenth of it."""
 
 MAX_TICK_GAP_S = 2.0
-"""A longer time between two ticks means that this process stood still, not that executors were silent."""
+"""A longer time between two looks means that this process stood still, not that executors were silent."""
 
 DEPARTED_KEPT = 10_000
 """How many departed executors are remembered, so that a peer's old gossip does not revive them."""
@@ -143,7 +143,7 @@ class ExecutorTable:
         self._departed: dict[Address, None] = {}
         self._bucket = 0
         self._bucket_start = 0.0
-        self._last_tick: float | None = None
+        self._last_look: float | None = None
         self._touched: list[set[Executor]] = [set() for _ in range(BUCKETS)]
         self._backing_off: set[Executor] = set()
         self.dirty: dict[Address, None] = {}
@@ -193,8 +193,21 @@ class ExecutorTable:
         """Statuses arrived that changed nothing else."""
         for address in addresses:
             executor = self.executors.get(address)
-            if executor is not None:
-                executor.last_seen = now
+            if executor is None:
+                continue
+            executor.last_seen = max(executor.last_seen, now)
+            if executor.suspected:
+                executor.suspected = False
+                self._place(executor)
+                self.dirty[address] = None
+
+    def informed(self, address: Address, seq: int) -> None:
+        """This table knows all that happened to the executor up to `seq`, and its copies are to hear so:
+        what was a change for one of them may have been none here."""
+        executor = self.executors.get(address)
+        if executor is not None:
+            executor.seq = max(seq, executor.seq)
+            self.dirty[address] = None
 
     def pinned(self, address: Address, function: str, now: float) -> None:
         """An executor accepted a function."""
@@ -273,20 +286,28 @@ class ExecutorTable:
             self.set_cached_keys(executor.ip, ())
         self.dirty[address] = None
 
-    def tick(self, now: float) -> list[Address]:
-        """Let old backoffs and call counts go; returns the executors that fell silent and were removed."""
+    def age(self, now: float) -> None:
+        """Let old backoffs and call counts go: for every copy."""
         self._rotate(now)
-        gap = 0.0 if self._last_tick is None else now - self._last_tick
-        self._last_tick = now
+        for executor in [e for e in self._backing_off if now >= e.backoff_until]:
+            self._back_off(executor, 0.0)
+            self.dirty[executor.address] = None
+
+    def remove_silent(self, now: float) -> list[Address]:
+        """Remove the executors that fell silent, and return them: for the one table whose word counts."""
+        gap = 0.0 if self._last_look is None else now - self._last_look
+        self._last_look = now
         if gap > MAX_TICK_GAP_S:
-            for executor in self.executors.values():
-                executor.last_seen = min(executor.last_seen + gap, now)
+            self.excuse(gap, now)
         silent = [a for a, e in self.executors.items() if now - e.last_seen > self._executor_timeout_s]
         for address in silent:
             self.remove(address)
-        for executor in [e for e in self._backing_off if now >= e.backoff_until]:
-            self._back_off(executor, 0.0)
         return silent
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """For that long nobody could be heard here, so that it counts as nobody's silence."""
+        for executor in self.executors.values():
+            executor.last_seen = min(executor.last_seen + seconds, now)
 
     # --- what dispatching changes ---
 

@@ -125,16 +125,16 @@ class KvsClient:
         return lattice.value
 
     def put_bytes(self, key: str, value: bytes) -> None:
-        """Write a last-writer-wins key, with a higher timestamp than this client's write before."""
+        """Write a last-writer-wins key, with a higher timestamp than this client wrote or read before."""
         self._wait(self.put_bytes_future(key, value))
 
     def get_future(self, key: str) -> Future[Lattice | None]:
         """As `get`, without waiting."""
-        return self._submit(Call.to_get([key]), lambda results: results[key])
+        return self._submit(Call.to_get([key]), lambda results: self._seen(results)[key])
 
     def get_many_future(self, keys: Iterable[str]) -> Future[Results]:
         """As `get_many`, without waiting."""
-        return self._submit(Call.to_get(keys), lambda results: results)
+        return self._submit(Call.to_get(keys), self._seen)
 
     def put_future(self, key: str, lattice: Lattice) -> Future[None]:
         """As `put`, without waiting."""
@@ -172,6 +172,12 @@ class KvsClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _seen(self, results: Results) -> Results:
+        for key, lattice in results.items():
+            if isinstance(lattice, LWW):
+                self._timestamps.seen(key, lattice.timestamp)
+        return results
 
     def _submit(self, call: Call, extract: Callable[[Results], T]) -> Future[T]:
         future: Future[T] = Future()

@@ -28,6 +28,12 @@ class Timestamps:
         self._prune_at = PRUNE_AT
         self._lock = threading.Lock()
 
+    def seen(self, key: str, timestamp: int) -> None:
+        """The key was read: a write that follows has to outrank it, be its writer's clock ahead of ours."""
+        with self._lock:
+            if timestamp >= int(self._clock() * self._scale + self._tid):
+                self._last[key] = max(timestamp, self._last.get(key, -1))
+
     def next(self, key: str) -> int:
         """The timestamp of a write of `key` now."""
         with self._lock:

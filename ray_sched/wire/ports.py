@@ -8,8 +8,11 @@ an address, `wide` 150.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Final
+
+from ray_sched.errors import BadMessageError
 
 # What clients ask (REQ), one reply each.
 CONNECT: Final = 5000
@@ -64,6 +67,18 @@ class Layout:
 CLASSIC: Final = Layout("classic", 4000, 4010, 4020, 4030, 4040, 4050, 5500, threads=10)
 WIDE: Final = Layout("wide", 4000, 4150, 4300, 4450, 4600, 4750, 5500, threads=150)
 LAYOUTS: Final = {layout.name: layout for layout in (CLASSIC, WIDE)}
+
+
+def check_executor_address(ip: str, tid: int, layout: Layout) -> None:
+    """Raise BadMessageError for what cannot be an executor: no IP address, or a thread without a port."""
+    try:
+        ipaddress.ip_address(ip)
+    except ValueError:
+        raise BadMessageError(f"{ip[:100]!r} is not an IP address") from None
+    if not 0 <= tid < layout.threads:
+        raise BadMessageError(
+            f"thread {tid} of {ip}: the layout {layout.name!r} has ports for threads 0 to {layout.threads - 1}"
+        )
 
 
 def tcp(ip: str, port: int) -> str:

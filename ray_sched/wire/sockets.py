@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
+LITERAL_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})")
 ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})")
 
 
@@ -26,7 +27,11 @@ class PushSockets:
     Not thread-safe, as ZeroMQ's sockets are not.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], limit: int) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], limit: int, *, host_names: bool = True
+    ) -> None:
+        """`host_names` says whether addresses may have one; its look-up holds up the whole context."""
+        self._pattern = ADDRESS if host_names else LITERAL_ADDRESS
         self._context = context
         self._limit = limit
         self._sockets: OrderedDict[str, tuple[zmq.Socket[bytes], float]] = OrderedDict()
@@ -65,7 +70,7 @@ class PushSockets:
             self._sockets.popitem()[1][0].close(linger_ms)
 
     def _connect(self, address: str) -> zmq.Socket[bytes] | None:
-        parts = ADDRESS.fullmatch(address)
+        parts = self._pattern.fullmatch(address)
         if parts is None or not 0 < int(parts[2]) < 1 << 16:
             raise BadMessageError(f"{address[:300]!r} is not an address like tcp://127.0.0.1:6460")
         if len(self._sockets) >= self._limit:

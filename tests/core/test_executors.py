@@ -97,9 +97,9 @@ def test_a_backoff_lasts_five_seconds_even_when_the_load_falls() -> None:
     t = table()
     t.on_status(status(A, utilization=0.9), 0.0)
     t.on_status(status(A, utilization=0.1), 1.0)
-    t.tick(4.9)
+    t.age(4.9)
     assert t.executors[A].overloaded
-    t.tick(5.0)
+    t.age(5.0)
     assert not t.executors[A].overloaded
 
 
@@ -112,7 +112,7 @@ def test_the_only_executor_of_a_function_backs_off_as_configured(backs_off: bool
 
 def test_more_than_1000_calls_in_five_seconds_overload_an_executor() -> None:
     t = table()
-    t.tick(100.0)
+    t.age(100.0)
     t.on_status(status(A, "f"), 100.0)
     executor = t.executors[A]
     for _ in range(1000):
@@ -120,9 +120,9 @@ def test_more_than_1000_calls_in_five_seconds_overload_an_executor() -> None:
     assert not executor.overloaded
     t.note_call(executor)
     assert executor.overloaded
-    t.tick(104.0)
+    t.age(104.0)
     assert executor.overloaded
-    t.tick(105.5)
+    t.age(105.5)
     assert not executor.overloaded
     assert executor.recent == 0
 
@@ -140,7 +140,9 @@ def test_silence_removes_an_executor() -> None:
     t.on_status(status(A, "f"), 0.0)
     t.on_status(status(B, "f"), 0.0)
     gone = [
-        (second, t.tick(float(second))) for second in range(17) if second != 10 or not t.on_seen([B], 10.0)
+        (second, t.remove_silent(float(second)))
+        for second in range(17)
+        if second != 10 or not t.on_seen([B], 10.0)
     ]
     assert [(second, silent) for second, silent in gone if silent] == [(16, [A])]
     assert holders(t, "f") == {B}
@@ -149,9 +151,54 @@ def test_silence_removes_an_executor() -> None:
 def test_time_in_which_the_table_itself_stood_still_is_nobodys_silence() -> None:
     t = table()
     t.on_status(status(A, "f"), 0.0)
-    t.tick(1.0)
-    assert t.tick(100.0) == []
-    assert t.tick(101.0) == []
+    t.remove_silent(1.0)
+    assert t.remove_silent(100.0) == []
+    assert t.remove_silent(101.0) == []
+
+
+def test_time_in_which_nobody_could_be_heard_is_nobodys_silence() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    for second in range(15):
+        t.remove_silent(float(second))
+    t.excuse(10.0, 15.0)
+    assert t.remove_silent(16.0) == []
+
+
+def test_who_is_seen_is_suspected_no_more_and_never_seen_earlier_than_before() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 5.0)
+    t.suspect(A)
+    t.on_seen([A, B], 4.0)
+    assert not t.executors[A].suspected
+    assert not t.executors[A].overloaded
+    assert t.executors[A].last_seen == 5.0
+
+
+def test_an_end_of_backoff_reaches_the_copies() -> None:
+    t, copy = table(), table()
+    t.on_status(status(A, utilization=0.9), 0.0, seq=1)
+    for now in (0.0, 5.0):
+        t.age(now)
+        for address in t.dirty:
+            record = t.record(address)
+            assert record is not None
+            copy.apply(record)
+        t.dirty.clear()
+        assert copy.executors[A].overloaded == (now == 0.0)
+
+
+def test_what_is_no_change_here_may_be_one_for_a_copy_that_is_ahead() -> None:
+    policy, copy = table(), table()
+    for t in (policy, copy):
+        t.on_status(status(A), 0.0, seq=1)
+    copy.book(copy.executors[A], 2)  # the policy never hears of it
+    policy.on_status(status(A), 0.1, seq=3)
+    policy.informed(A, 3)
+    record = policy.record(A)
+    assert record is not None
+    copy.apply(record)
+    assert free(copy) == {A}
 
 
 def test_a_fresh_pin_survives_a_status_that_was_sent_before_it() -> None:
@@ -302,7 +349,8 @@ class Copies(RuleBasedStateMachine):
     @rule(seconds=st.floats(0.1, 20))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        self.table.tick(self.now)
+        self.table.age(self.now)
+        self.table.remove_silent(self.now)
 
     @invariant()
     def agrees_with_itself(self) -> None:
