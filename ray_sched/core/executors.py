@@ -144,8 +144,9 @@ class ExecutorTable:
         self._bucket = 0
         self._bucket_start = 0.0
         self._last_look: float | None = None
-        self._touched: list[set[Executor]] = [set() for _ in range(BUCKETS)]
-        self._backing_off: set[Executor] = set()
+        # In order, as sets of executors are not: the same events give the same picks.
+        self._touched: list[dict[Executor, None]] = [{} for _ in range(BUCKETS)]
+        self._backing_off: dict[Executor, None] = {}
         self.dirty: dict[Address, None] = {}
         """Executors that changed since the copies were told, in order."""
         self.dirty_ips: dict[str, None] = {}
@@ -277,8 +278,8 @@ class ExecutorTable:
             self._release(executor, function)
         self._set_free(executor, False)
         for touched in self._touched:
-            touched.discard(executor)
-        self._backing_off.discard(executor)
+            touched.pop(executor, None)
+        self._backing_off.pop(executor, None)
         self._departed[address] = None
         if len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
@@ -315,7 +316,7 @@ class ExecutorTable:
         """A call was sent to it."""
         executor.recent += 1
         executor.buckets[self._bucket] += 1
-        self._touched[self._bucket].add(executor)
+        self._touched[self._bucket][executor] = None
         limit = self._policy.max_recent_calls
         if limit and executor.recent > limit and not executor.overloaded:
             self._place(executor)
@@ -468,9 +469,9 @@ class ExecutorTable:
         executor.backoff_until = until
         executor.backing_off = until > 0
         if executor.backing_off:
-            self._backing_off.add(executor)
+            self._backing_off[executor] = None
         else:
-            self._backing_off.discard(executor)
+            self._backing_off.pop(executor, None)
         self._place(executor)
 
     def _place(self, executor: Executor) -> None:
