@@ -1,8 +1,8 @@
 """The functions and DAGs as the key-value store keeps them.
 
 Keys of the legacy systems: `funcs/<name>`, `funcs/index-allfuncs`, and a DAG under its own name.
-Ours alone: `ray_sched/dags/<group>`, the DAGs that exist, which is what a restart reads; the legacy
-systems keep no such index and forget their DAGs.
+Ours alone: `ray_sched/dags/<group>`, LWW of a `StringSet` of "<replicas> <name>", the DAGs that exist,
+which is what a restart reads; the legacy systems keep no such index and forget their DAGs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Catalog:
         self._index_key = DAG_INDEX + group
         self._causal = causal
         self._index_lock = threading.Lock()
-        self._indexed: set[str] = set()
+        self._indexed: dict[str, int] = {}
 
     def store_function(self, function: cb.Function) -> None:
         """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
@@ -62,6 +62,7 @@ class Catalog:
         return [key.removeprefix(FUNCTIONS) for key, lattice in found.items() if lattice is not None]
 
     def store_dag(self, dag: cb.Dag) -> None:
+        self._kvs.get(dag.name)  # so that this write outranks what is there, whoever wrote it
         self._kvs.put_bytes(dag.name, dag.SerializeToString())
 
     def erase_dag(self, name: str) -> None:
@@ -85,26 +86,35 @@ class Catalog:
             dags[name] = dag
         return dags
 
-    def read_dag_index(self) -> list[str]:
-        """The DAGs that were acknowledged and not deleted since; once, before anything is added."""
+    def read_dag_index(self) -> dict[str, int]:
+        """The DAGs that were acknowledged and not deleted since, with their replicas; once, before
+        anything is added."""
         index = self._kvs.get_bytes(self._index_key)
-        names = list(parse(shared_pb2.StringSet, index).keys) if index else []
+        entries = parse(shared_pb2.StringSet, index).keys if index else ()
+        replicas = {}
+        for entry in entries:
+            number, _, name = entry.partition(" ")
+            if number.isdecimal() and name:
+                replicas[name] = int(number)
+            else:
+                log.warning("key=%s has an entry that names no DAG: %r", self._index_key, entry)
         with self._index_lock:
-            self._indexed.update(names)
-        return names
+            self._indexed.update(replicas)
+        return replicas
 
-    def add_to_index(self, name: str) -> None:
+    def add_to_index(self, name: str, replicas: int) -> None:
         """A DAG is acknowledged from now on."""
         with self._index_lock:
-            self._write_index(self._indexed | {name})
+            self._write_index({**self._indexed, name: replicas})
 
     def remove_from_index(self, name: str) -> None:
         with self._index_lock:
-            self._write_index(self._indexed - {name})
+            self._write_index({dag: replicas for dag, replicas in self._indexed.items() if dag != name})
 
-    def _write_index(self, names: set[str]) -> None:
-        self._kvs.put_bytes(self._index_key, shared_pb2.StringSet(keys=sorted(names)).SerializeToString())
-        self._indexed = names
+    def _write_index(self, replicas: dict[str, int]) -> None:
+        entries = [f"{number} {name}" for name, number in sorted(replicas.items())]
+        self._kvs.put_bytes(self._index_key, shared_pb2.StringSet(keys=entries).SerializeToString())
+        self._indexed = replicas
 
     def _next_version(self, key: str) -> int:
         """1 for a new function, as legacy writers have it; one more for each further registration, so

@@ -56,10 +56,12 @@ class GossipActor:
     def on_group_update(self, group: str, body: bytes, deleted: list[str]) -> None:
         """The same from a group of this Ray cluster, which also names the DAGs that it deleted."""
         self.counts["updates_taken"] += 1
+        message = parse(internal_pb2.SchedulerStatus, body)
         with self._lock:
-            for dag in deleted:
-                self._peers.deleted(dag)
-        self._take(parse(internal_pb2.SchedulerStatus, body))
+            gone = self._peers.deleted_elsewhere(deleted, message.dags)
+        if gone:
+            self._scheduler.tell("forget_dags", gone)
+        self._take(message)
 
     def dag_created(self, name: str) -> None:
         with self._lock:

@@ -30,9 +30,9 @@ from ray_sched.actors.messages import (
     StatusSeen,
     Suspected,
 )
-from ray_sched.actors.process import prepare_process, was_restarted
+from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.config import Config
-from ray_sched.core.executors import Address, ExecutorTable
+from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.pinning import Effect, Finished, Pinning, PinRequest, SendPin
 from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import RaySchedError
@@ -82,9 +82,13 @@ class PolicyActor:
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
         )
+        self._heard_at = time.monotonic()
+        """When an ingress was last heard of."""
         self._recovered = threading.Event()
         self._stopping = threading.Event()
-        self._ticker = threading.Thread(target=self._run, name="policy-ticker", daemon=True)
+        self._ticker = threading.Thread(
+            target=keep_alive, args=(self._run,), name="policy-ticker", daemon=True
+        )
         self._ticker.start()
 
     # --- the actor's methods ---
@@ -94,16 +98,30 @@ class PolicyActor:
         """What an ingress saw, in order."""
         now = time.monotonic()
         with self._lock:
+            unheard_s = now - self._heard_at
+            self._heard_at = now
+            if unheard_s > MAX_TICK_GAP_S:
+                self._table.excuse(unheard_s, now)
             for event in events:
                 self._on_event(event, now)
             self._publish(now)
 
+    @ray.method(concurrency_group="events")
+    def on_bookings(self, booked: Sequence[Booked]) -> None:
+        """Executors that the Scheduler's own calls took."""
+        with self._lock:
+            for event in booked:
+                self._on_event(event, time.monotonic())
+
     @ray.method(concurrency_group="pins")
-    def pin_dag(self, dag: str, requests: list[PinRequest], timeout_s: float) -> Pinned:
-        """Pin a DAG's functions, all or none; waits at most `timeout_s` seconds."""
+    def pin_dag(self, dag: str, requests: list[PinRequest], deadline: float) -> Pinned:
+        """Pin a DAG's functions, all or none; waits until `deadline` (monotonic clock) at most."""
         done: Future[Finished] = Future()
         with self._lock:
             now = time.monotonic()
+            timeout_s = deadline - now
+            if timeout_s <= 0:
+                return Pinned((), (), "the policy heard of it too late")
             number, effects = self._pinning.create(dag, requests, now)
             self._waiters[number] = done
             self._carry_out(effects)
@@ -130,12 +148,14 @@ class PolicyActor:
             self._publish(now)
 
     @ray.method(concurrency_group="pins")
-    def adopt_dags(self, dags: dict[str, list[PinRequest]]) -> None:
-        """The DAGs that exist, from a Scheduler that found this Policy (or itself) restarted."""
-        self._recovered.wait(RECOVERY_S)
+    def reconcile(self, dags: dict[str, list[PinRequest]], creating: list[str], as_of: float) -> None:
+        """The Scheduler's own DAGs, and those that it is creating, as of a time of the monotonic clock."""
+        if not self._recovered.wait(RECOVERY_S):
+            return
         with self._lock:
-            for dag, requests in dags.items():
-                self._carry_out(self._pinning.adopt(dag, requests, time.monotonic()))
+            now = time.monotonic()
+            self._carry_out(self._pinning.reconcile(dags, creating, as_of, now))
+            self._publish(now)
 
     @ray.method(concurrency_group="events")
     def merge_locations(self, locations: list[tuple[str, Address]]) -> None:
@@ -203,6 +223,7 @@ class PolicyActor:
             case StatusSeen(status, seq, at):
                 known = status.address in self._table.executors
                 self._table.on_status(status, at, seq)
+                self._table.informed(status.address, seq)
                 if status.running:
                     self._carry_out(self._pinning.on_status(status.address, status.functions, now))
                 elif known:
@@ -251,9 +272,8 @@ class PolicyActor:
             with self._lock:
                 self._carry_out(self._pinning.tick(now))
                 if now >= next_table_tick:
-                    for address in self._table.tick(now):
-                        log.warning("executor=%s:%d is silent and counts as gone", *address)
-                        self._carry_out(self._pinning.on_gone(address, now))
+                    self._table.age(now)
+                    self._remove_silent(now)
                     next_table_tick = now + self._config.scheduler.heartbeat_s
                 heartbeat = now >= next_heartbeat
                 self._publish(now, heartbeat)
@@ -262,6 +282,13 @@ class PolicyActor:
             if now >= next_keys:
                 self._read_cached_keys()
                 next_keys = now + self._config.stats.policy_period_s
+
+    def _remove_silent(self, now: float) -> None:
+        if now - self._heard_at > MAX_TICK_GAP_S:
+            return  # the ingress is silent itself: nothing is known of the executors
+        for address in self._table.remove_silent(now):
+            log.warning("executor=%s:%d is silent and counts as gone", *address)
+            self._carry_out(self._pinning.on_gone(address, now))
 
     def _recover(self) -> None:
         """After a restart, begin with what the Ingress knows."""

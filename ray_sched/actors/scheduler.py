@@ -22,7 +22,7 @@ from ray_sched.actors import names
 from ray_sched.actors.catalog import Catalog
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
-from ray_sched.actors.process import prepare_process
+from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
@@ -36,7 +36,6 @@ from ray_sched.core.replication import Outcome, Publisher, Replica, Update
 from ray_sched.errors import (
     BadMessageError,
     NoResourcesError,
-    NoSuchDagError,
     RaySchedError,
 )
 from ray_sched.kvs.client import KvsClient
@@ -74,6 +73,8 @@ class SchedulerActor:
         )
         self._replica = Replica(self._table, config.scheduler.lease_s)
         self._policy_epoch = -1
+        self._booked: list[Booked] = []
+        """Executors that calls took here, until the Policy is told."""
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
         self._dispatcher = Dispatcher(
             self._table,
@@ -94,23 +95,30 @@ class SchedulerActor:
         self._recovered = threading.Event()
         self._fresh = threading.Event()
         self._stopping = threading.Event()
-        self._heart = threading.Thread(target=self._run, name="scheduler-heart", daemon=True)
+        self._heart = threading.Thread(
+            target=keep_alive, args=(self._run,), name="scheduler-heart", daemon=True
+        )
         self._heart.start()
 
     # --- what an ingress forwards ---
 
     @ray.method(concurrency_group="calls")
-    def decide(self, port: int, body: bytes) -> Decision:
-        """A call that the ingress may not decide: the answer and what to send. Never waits."""
-        return self._decision(lambda: self._decide(port, body))
+    def decide(self, port: int, body: bytes, deadline: float) -> Decision:
+        """A call that the ingress may not decide: the answer and what to send. Never waits.
+
+        Past `deadline` (of the node's monotonic clock) the call was refused, and must not happen.
+        """
+        return self._decision(lambda: self._decide(port, body), deadline)
 
     @ray.method(concurrency_group="requests")
-    def request(self, port: int, body: bytes) -> Decision:
+    def request(self, port: int, body: bytes, deadline: float) -> Decision:
         """Any other request; waits for the key-value store and for pins."""
-        return self._decision(lambda: Decision(self._request(port, body)))
+        return self._decision(lambda: Decision(self._request(port, body)), deadline)
 
-    def _decision(self, decide: Callable[[], Decision]) -> Decision:
+    def _decision(self, decide: Callable[[], Decision], deadline: float) -> Decision:
         try:
+            if time.monotonic() > deadline:
+                raise NoResourcesError("the scheduler heard of it too late: try again")
             return decide()
         except RaySchedError as error:
             return Decision(refusal(error))
@@ -132,6 +140,12 @@ class SchedulerActor:
             sends = self._sends(dispatched, now)
         return Decision(Reply(accepted(dispatched.response_id)), sends)
 
+    def _tell_bookings(self) -> None:
+        """The Policy hears which executors were taken, now or when it has answered what came before."""
+        if self._booked and self._policy.has_room():
+            self._policy.tell("on_bookings", self._booked)
+            self._booked = []
+
     def _fail_continuation(self, continuation: cb.Continuation, error: RaySchedError) -> Decision:
         """Nobody waits for a reply, but somebody for the result: there the error value goes."""
         refused = refusal(error)
@@ -152,9 +166,11 @@ class SchedulerActor:
             raise NoResourcesError("the scheduler does not know the executors (yet): try again")
 
     def _sends(self, dispatched: Dispatched, now: float) -> tuple[Send, ...]:
-        booked = [executor.address for executor, kind, _ in dispatched.sends if kind == CALL]
-        if booked and not self._config.local:
-            self._policy.tell("on_events", [Booked(address, seq_at(now)) for address in booked])
+        if not self._config.local:
+            self._booked += [
+                Booked(e.address, seq_at(now)) for e, kind, _ in dispatched.sends if kind == CALL
+            ]
+            self._tell_bookings()
         return tuple((e.ip, e.tid, kind, message) for e, kind, message in dispatched.sends)
 
     def _request(self, port: int, body: bytes) -> Reply:
@@ -209,29 +225,26 @@ class SchedulerActor:
         TimedOutError.
         """
         self._wait_recovered()
+        replicas = num_replicas or self._config.scheduler.num_replicas
         if not self._registry.has_dag(dag.name):
             self._learn_functions_of(dag)
         with self._lock:
             self._registry.begin_create(dag)
         try:
-            pinned = self._pin(dag, num_replicas or self._config.scheduler.num_replicas)
-        except BaseException:
-            with self._lock:
-                self._registry.abort(dag.name)
-            raise
-        try:
+            pinned = self._pin(dag, replicas)
             self._catalog.store_dag(dag)
-            self._catalog.add_to_index(dag.name)
+            self._catalog.add_to_index(dag.name, replicas)
         except BaseException:
             with self._lock:
                 self._registry.abort(dag.name)
+            # Should this not arrive, the next `reconcile` does.
             self._policy.tell("release_dag", dag.name)
             raise
         with self._lock:
             for record in pinned.executors:
                 self._table.apply(record)
                 self._table.dirty[record.ip, record.tid] = None
-            self._registry.commit(dag)
+            self._registry.commit(dag, replicas)
             self._publisher.set_dag(dag.name, dag.SerializeToString())
         self._gossip.tell("dag_created", dag.name)
         self._publish_and_wait()
@@ -239,36 +252,62 @@ class SchedulerActor:
     def _pin(self, dag: cb.Dag, replicas: int) -> Pinned:
         timeout_s = self._config.scheduler.request_timeout_s
         # The Policy ends it in time itself; the margin is for the call.
+        deadline = time.monotonic() + timeout_s * 0.8
         pinned: Pinned = self._policy.get(
-            "pin_dag", dag.name, pin_requests(dag, replicas), timeout_s * 0.8, timeout_s=timeout_s
+            "pin_dag", dag.name, pin_requests(dag, replicas), deadline, timeout_s=timeout_s
         )
         if pinned.reason:
             raise NoResourcesError(f"DAG {dag.name!r} was not created: {pinned.reason}")
         return pinned
 
     def remove_dag(self, name: str) -> None:
-        """Forget a DAG and release its pins. Raises NoSuchDagError, KvsError, TimedOutError."""
+        """Forget a DAG and release its pins. Raises NoSuchDagError, KvsError, TimedOutError.
+
+        Once it has left the index it is deleted, whatever happens to the rest: pins that could not
+        be released are at the next `reconcile`.
+        """
         self._wait_recovered()
         with self._lock:
-            self._registry.dag(name)
-        self._catalog.remove_from_index(name)
+            self._registry.begin_delete(name)
+            own = self._registry.is_own(name)
+        try:
+            self._catalog.remove_from_index(name)
+        except BaseException:
+            with self._lock:
+                self._registry.abort_delete(name)
+            raise
         with self._lock:
-            if not self._registry.has_dag(name):
-                raise NoSuchDagError(f"no DAG {name!r} exists: somebody else deleted it at the same time")
             self._registry.remove(name)
             self._arrivals.forget_dag(name)
             self._publisher.set_dag(name, None)
         self._gossip.tell("dag_deleted", name)
-        self._catalog.erase_dag(name)
-        self._policy.get("release_dag", name, timeout_s=self._config.scheduler.request_timeout_s)
+        try:
+            if own:
+                self._catalog.erase_dag(name)
+                self._policy.get("release_dag", name, timeout_s=self._config.scheduler.request_timeout_s)
+        except RaySchedError as error:
+            log.warning("dag=%s is deleted, but not all of it is gone yet: %s", name, error)
+        finally:
+            with self._lock:
+                self._registry.end_delete(name)
         self._publish_and_wait()
+
+    @ray.method(concurrency_group="requests")
+    def forget_dags(self, names: list[str]) -> None:
+        """A peer deleted these; those that were learned from it are forgotten, our own stay."""
+        with self._lock:
+            for name in names:
+                if self._registry.has_dag(name) and not self._registry.is_own(name):
+                    self._registry.remove(name)
+                    self._publisher.set_dag(name, None)
+        self._publish()
 
     @ray.method(concurrency_group="requests")
     def learn_dags(self, candidates: list[str]) -> list[str]:
         """Look up DAGs that a peer named; those that exist are called from here, too."""
         with self._lock:
             unknown = [name for name in candidates if not self._registry.has_dag(name)]
-        learned = self._load_dags(unknown)
+        learned = self._load_dags(dict.fromkeys(unknown, 0))
         if learned:
             self._publish_and_wait()
         return learned
@@ -278,14 +317,15 @@ class SchedulerActor:
         with self._lock:
             return sorted(self._registry.dags())
 
-    def _load_dags(self, names: list[str]) -> list[str]:
-        """Take DAGs over as they are stored; returns the names of those that can be called."""
+    def _load_dags(self, replicas: dict[str, int]) -> list[str]:
+        """Take DAGs over as they are stored, with their replicas (0: another scheduler's); returns the
+        names of those that can be called."""
         loaded = []
-        for name, dag in self._catalog.load_dags(names).items():
+        for name, dag in self._catalog.load_dags(replicas).items():
             try:
                 with self._lock:
                     self._registry.begin_create(dag, lambda function: True)
-                    self._registry.commit(dag)
+                    self._registry.commit(dag, replicas[name])
                     self._publisher.set_dag(name, dag.SerializeToString())
             except RaySchedError as error:
                 log.warning("dag=%s is stored but cannot be called: %s", name, error)
@@ -311,7 +351,7 @@ class SchedulerActor:
             self._ask_policy()
         elif outcome is Outcome.APPLIED:
             if new_policy and self._recovered.is_set():
-                self._hand_dags_to_policy()
+                self._reconcile()
             self._publish()
 
     def _ask_policy(self) -> None:
@@ -321,13 +361,15 @@ class SchedulerActor:
 
         self._lane.ask(self._policy, "whole_table", (), got)
 
-    def _hand_dags_to_policy(self) -> None:
+    def _reconcile(self) -> None:
+        """Tell the Policy which DAGs need pins: it may have missed something, or begun anew."""
+        as_of = time.monotonic()
         with self._lock:
             dags = {
-                name: pin_requests(dag, self._config.scheduler.num_replicas)
-                for name, dag in self._registry.dags().items()
+                name: pin_requests(dag, number) for name, (dag, number) in self._registry.own_dags().items()
             }
-        self._policy.tell("adopt_dags", dags)
+            creating = self._registry.in_creation()
+        self._policy.tell("reconcile", dags, creating, as_of)
 
     @ray.method(concurrency_group="events")
     def whole_table(self) -> Update | None:
@@ -366,7 +408,15 @@ class SchedulerActor:
 
     def _run(self) -> None:
         self._recover()
+        next_reconcile = 0.0
         while not self._stopping.wait(self._config.scheduler.heartbeat_s):
+            now = time.monotonic()
+            with self._lock:
+                self._table.age(now)
+                self._tell_bookings()
+            if now >= next_reconcile:
+                self._reconcile()
+                next_reconcile = now + self._config.stats.policy_period_s
             if not self._replica.may_decide(time.monotonic()):
                 self._ask_policy()
             self._publish(heartbeat=True)
@@ -387,7 +437,7 @@ class SchedulerActor:
                 self._stopping.wait(RETRY_S)
                 continue
             self._recovered.set()
-            self._hand_dags_to_policy()
+            self._reconcile()
             self._ask_policy()
             return
 

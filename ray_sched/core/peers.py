@@ -23,7 +23,11 @@ class Peers:
     def __init__(self, host: str) -> None:
         self._host = host
         self._found: tuple[str, ...] = ()
+        self._own: set[str] = set()
         self._deleted: dict[str, None] = {}
+        """DAGs that were deleted here."""
+        self._gone: dict[str, None] = {}
+        """DAGs that a peer deleted."""
 
     def found(self, hosts: Iterable[str]) -> None:
         """The schedulers that exist now, by address; our own among them does not count."""
@@ -32,22 +36,43 @@ class Peers:
     def hosts(self) -> tuple[str, ...]:
         return self._found
 
+    def created(self, dag: str) -> None:
+        """A DAG of that name was created here."""
+        self._own.add(dag)
+        self._deleted.pop(dag, None)
+        self._gone.pop(dag, None)
+
     def deleted(self, dag: str) -> None:
-        self._deleted[dag] = None
-        if len(self._deleted) > DELETED_KEPT:
-            del self._deleted[next(iter(self._deleted))]
+        """A DAG was deleted here."""
+        self._own.discard(dag)
+        _remember(self._deleted, dag)
+
+    def deleted_elsewhere(self, dags: Iterable[str], listed: Iterable[str]) -> list[str]:
+        """A peer deleted these DAGs, and lists those; returns which of the deleted are to be forgotten.
+
+        One that was created here is not the peer's to delete, and one that it lists exists anew.
+        """
+        for dag in listed:
+            self._gone.pop(dag, None)
+        gone = [dag for dag in dags if dag not in self._own and dag not in set(listed)]
+        for dag in gone:
+            _remember(self._gone, dag)
+        return gone
 
     def recently_deleted(self) -> list[str]:
-        """What to tell those peers who can learn deletions, too."""
+        """What to tell those peers who can learn deletions, too: our own alone."""
         return list(self._deleted)[-TOLD_DELETED:]
-
-    def created(self, dag: str) -> None:
-        """A DAG of that name exists here (again)."""
-        self._deleted.pop(dag, None)
 
     def to_learn(self, named: Iterable[str], known: Iterable[str]) -> list[str]:
         """Which of the DAGs that a peer names are worth looking up."""
-        return sorted({dag for dag in named if dag} - set(known) - set(self._deleted))
+        return sorted({dag for dag in named if dag} - set(known) - self._deleted.keys() - self._gone.keys())
+
+
+def _remember(dags: dict[str, None], dag: str) -> None:
+    dags.pop(dag, None)
+    dags[dag] = None
+    if len(dags) > DELETED_KEPT:
+        del dags[next(iter(dags))]
 
 
 def status_message(

@@ -22,6 +22,7 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
@@ -35,6 +36,9 @@ REPAIR_PAUSE_S = 1.0
 UNPIN_TRIES = 3
 """How often an executor that goes on to report a function is told again to unpin it; another scheduler
 may have pinned it there, too."""
+
+CHANGES_KEPT = 100_000
+"""How many DAGs are remembered with the time of their last creation or deletion."""
 
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
@@ -149,6 +153,8 @@ class Pinning:
         """The pins of executors that are gone, should they come back with them."""
         self._released: dict[tuple[Address, str], tuple[float, int]] = {}
         """What executors were told to unpin (or never answered about): when last, and how often again."""
+        self._changed_at: dict[str, float] = {}
+        """When each DAG was last created or deleted here."""
         self.late_answers = 0
         self._last_tick: float | None = None
 
@@ -156,6 +162,7 @@ class Pinning:
 
     def create(self, dag: str, requests: list[PinRequest], now: float) -> tuple[int, list[Effect]]:
         """Start to pin a DAG's functions; its end is a `Finished` with the number that is returned."""
+        self._note_change(dag, now)
         transaction = self._begin(dag, requests, repair=False)
         return transaction.id, self._advance(now)
 
@@ -181,9 +188,34 @@ class Pinning:
                 self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
         return []
 
+    def reconcile(
+        self, dags: dict[str, list[PinRequest]], creating: Iterable[str], as_of: float, now: float
+    ) -> list[Effect]:
+        """Learn which DAGs exist (and which are being created) as of a time: what was missed since a
+        restart, a lost message or a creation that nobody waited for any more is made good.
+
+        What happened here after that time is left alone: the list does not know of it.
+        """
+        effects: list[Effect] = []
+        known = {*dags, *creating}
+        for dag in {*self._wanted, *(t.dag for t in self._transactions.values())} - known:
+            if self._changed_at.get(dag, float("-inf")) < as_of:
+                effects += self.release(dag, now)
+        for dag, requests in dags.items():
+            if self._changed_at.get(dag, float("-inf")) < as_of:
+                effects += self.adopt(dag, requests, now)
+        return effects
+
+    def _note_change(self, dag: str, now: float) -> None:
+        self._changed_at.pop(dag, None)
+        self._changed_at[dag] = now
+        if len(self._changed_at) > CHANGES_KEPT:
+            del self._changed_at[next(iter(self._changed_at))]
+
     def release(self, dag: str, now: float) -> list[Effect]:
         """The DAG is deleted: its pins go, unless another DAG has the same ones."""
         effects: list[Effect] = []
+        self._note_change(dag, now)
         self._wanted.pop(dag, None)
         self._lost.pop(dag, None)
         for transaction in [t for t in self._transactions.values() if t.dag == dag]:

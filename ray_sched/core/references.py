@@ -2,7 +2,8 @@
 
 Rule 1: nothing here imports, calls or builds what a pickle names. The opcodes are followed with
 stand-ins; a stand-in knows whether it is a reference, a string, a dictionary or a tuple, and no more.
-Rule 2: any bytes are fine. A pickle that is broken, or longer than `MAX_OPCODES`, has no references:
+Rule 2: any bytes are fine. A pickle that is broken, or what is left of a call's arguments after
+`MAX_OPCODES`, has no references:
 they only say where a call runs best, and the executor that unpickles it tells what is wrong with it.
 Rule 3: work and memory are bounded by the opcodes that are there, never by a number that they carry.
 
@@ -42,15 +43,23 @@ _STANDARD_4 = re.compile(
 def references_of(values: Iterable[cb.Value]) -> list[str]:
     """The keys that these arguments refer to, in order, as often as they do."""
     keys: list[str] = []
+    budget = _Budget()
     for value in values:
         if value.type == cb.DEFAULT:
             body = value.body
             if _MARKER in body:
-                keys += [key for key, _ in parse_references(body)]
+                keys += [key for key, _ in parse_references(body, budget)]
     return keys
 
 
-def parse_references(body: bytes) -> list[tuple[str, bool]]:
+class _Budget:
+    """The opcodes that may be read for one call, however many arguments it has."""
+
+    def __init__(self) -> None:
+        self.opcodes = MAX_OPCODES
+
+
+def parse_references(body: bytes, budget: _Budget | None = None) -> list[tuple[str, bool]]:
     """(key, deserialize) of each reference in the pickled argument `body`; never raises."""
     if _MARKER not in body:
         return []
@@ -63,7 +72,7 @@ def parse_references(body: bytes) -> list[tuple[str, bool]]:
             length, key, flag = match.groups()
             if int.from_bytes(length, "little") == len(key):
                 return [(key.decode(), flag == b"\x88")]
-        return _Machine(body).run()
+        return _Machine(body).run(budget or _Budget())
     except (LookupError, ValueError):
         return []
 
@@ -108,9 +117,10 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> list[tuple[str, bool]]:
+    def run(self, budget: _Budget) -> list[tuple[str, bool]]:
         """Raises LookupError or ValueError where the pickle is broken."""
-        for _ in range(MAX_OPCODES):
+        while budget.opcodes:
+            budget.opcodes -= 1
             code = self.body[self.at]
             self.at += 1
             size, pops_mark, pops, pushes, handler = _OPCODES[code]

@@ -1,7 +1,10 @@
 """The functions and DAGs that exist.
 
-A DAG is reserved while its functions are being pinned, so that two clients that create the same
-one at the same time get one success and one refusal, and a failed creation leaves nothing.
+A DAG's name is reserved while its functions are being pinned, so that two clients that create the
+same one at the same time get one success and one refusal, and a failed creation leaves nothing; and
+while it is being deleted, so that a new one of that name is not undone along with the old.
+
+A DAG is our own, with a number of replicas, or was learned from a peer, who pins its functions.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ class Registry:
         self._functions: set[str] = set()
         self._dags: dict[str, cb.Dag] = {}
         self._plans: dict[str, Plan] = {}
+        self._replicas: dict[str, int] = {}
+        """Of our own DAGs."""
         self._creating: set[str] = set()
+        self._deleting: set[str] = set()
 
     # --- functions ---
 
@@ -41,23 +47,60 @@ class Registry:
         """
         if dag.name in self._dags or dag.name in self._creating:
             raise DagExistsError(f"DAG {dag.name!r} exists already: delete it first, or choose another name")
+        if dag.name in self._deleting:
+            raise DagExistsError(f"DAG {dag.name!r} is being deleted: try again")
         validate_dag(dag, is_registered or self.has_function)
         self._creating.add(dag.name)
 
-    def commit(self, dag: cb.Dag) -> None:
-        """The DAG exists from now on."""
+    def commit(self, dag: cb.Dag, replicas: int = 0) -> None:
+        """The DAG exists from now on, as our own where it has replicas."""
         self._creating.discard(dag.name)
         self._dags[dag.name] = dag
         self._plans[dag.name] = plan_of(dag)
+        if replicas:
+            self._replicas[dag.name] = replicas
 
     def abort(self, name: str) -> None:
+        """The DAG that was being created will not be."""
         self._creating.discard(name)
 
-    def remove(self, name: str) -> cb.Dag:
-        """Forget a DAG. Raises NoSuchDagError."""
-        dag = self.dag(name)
+    def begin_delete(self, name: str) -> None:
+        """Reserve the name of a DAG that exists; follow with `remove` or `abort_delete`.
+
+        Raises NoSuchDagError.
+        """
+        self.dag(name)
+        if name in self._deleting:
+            raise NoSuchDagError(f"no DAG {name!r} exists: somebody else is deleting it")
+        self._deleting.add(name)
+
+    def abort_delete(self, name: str) -> None:
+        """The DAG goes on to exist."""
+        self._deleting.discard(name)
+
+    def remove(self, name: str) -> None:
+        """The DAG is no more; its name stays reserved until `end_delete`."""
+        self.dag(name)
         del self._dags[name], self._plans[name]
-        return dag
+        self._replicas.pop(name, None)
+
+    def end_delete(self, name: str) -> None:
+        """All that was left of a removed DAG is gone: there may be a new one."""
+        self._deleting.discard(name)
+
+    def is_own(self, name: str) -> bool:
+        return name in self._replicas
+
+    def own_dags(self) -> dict[str, tuple[cb.Dag, int]]:
+        """Our own DAGs with their replicas, but those that are being deleted."""
+        return {
+            name: (self._dags[name], replicas)
+            for name, replicas in self._replicas.items()
+            if name not in self._deleting
+        }
+
+    def in_creation(self) -> list[str]:
+        return sorted(self._creating)
 
     def dag(self, name: str) -> cb.Dag:
         """Raises NoSuchDagError."""

@@ -77,7 +77,7 @@ def check_executor_address(ip: str, tid: int, layout: Layout) -> None:
         raise BadMessageError(f"{ip[:100]!r} is not an IP address") from None
     if not 0 <= tid < layout.threads:
         raise BadMessageError(
-            f"thread {tid} of {ip}: the layout {layout.name!r} has ports for threads 0 to {layout.threads - 1}"
+            f"thread {tid} of {ip}: layout {layout.name!r} has ports for threads 0 to {layout.threads - 1}"
         )
 
 

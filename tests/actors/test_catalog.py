@@ -64,15 +64,32 @@ def test_a_name_that_would_break_the_index_is_refused(catalog: Catalog, name: st
 def test_a_restart_reads_what_was_acknowledged_and_not_deleted(kvs: KvsClient, catalog: Catalog) -> None:
     for name in ("a", "b", "c"):
         catalog.store_dag(dag(name))
-        catalog.add_to_index(name)
+        catalog.add_to_index(name, 2)
     catalog.remove_from_index("b")
     catalog.erase_dag("b")
     again = Catalog(kvs, "group", causal=False)
-    assert again.read_dag_index() == ["a", "c"]
+    assert again.read_dag_index() == {"a": 2, "c": 2}
     assert again.load_dags(["a", "b", "c"]) == {"a": dag("a"), "c": dag("c")}
-    again.add_to_index("d")
-    assert Catalog(kvs, "group", causal=False).read_dag_index() == ["a", "c", "d"]
-    assert Catalog(kvs, "other", causal=False).read_dag_index() == []
+    again.add_to_index("d e", 1)
+    assert Catalog(kvs, "group", causal=False).read_dag_index() == {"a": 2, "c": 2, "d e": 1}
+    assert Catalog(kvs, "other", causal=False).read_dag_index() == {}
+
+
+def test_a_restarted_writer_is_not_outranked_by_what_it_wrote_before(
+    kvs: KvsClient, catalog: Catalog
+) -> None:
+    for number in range(60):  # faster than the clock of the timestamps goes
+        catalog.add_to_index(f"dag{number}", 1)
+        catalog.store_dag(dag("body"))
+    with KvsClient(IP, IP) as other:
+        again = Catalog(other, "group", causal=False)
+        again.read_dag_index()
+        again.remove_from_index("dag0")
+        changed = dag("body")
+        changed.functions.add(name="g")
+        again.store_dag(changed)
+    assert "dag0" not in Catalog(kvs, "group", causal=False).read_dag_index()
+    assert catalog.load_dags(["body"]) == {"body": changed}
 
 
 def test_dags_that_are_created_at_the_same_time_are_all_in_the_index(
@@ -80,8 +97,8 @@ def test_dags_that_are_created_at_the_same_time_are_all_in_the_index(
 ) -> None:
     names = [f"dag{number}" for number in range(40)]
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(catalog.add_to_index, names))
-    assert Catalog(kvs, "group", causal=False).read_dag_index() == sorted(names)
+        list(threads.map(lambda name: catalog.add_to_index(name, 1), names))
+    assert Catalog(kvs, "group", causal=False).read_dag_index() == dict.fromkeys(names, 1)
 
 
 def test_what_is_no_dag_of_that_name_is_left_out(kvs: KvsClient, catalog: Catalog) -> None:

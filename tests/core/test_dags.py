@@ -96,12 +96,48 @@ def test_a_failed_creation_leaves_nothing() -> None:
 def test_a_deleted_dag_can_be_created_again() -> None:
     registry = Registry()
     registry.begin_create(dag(), lambda name: True)
-    registry.commit(dag())
-    assert registry.remove("d") == dag()
+    registry.commit(dag(), 2)
+    assert registry.own_dags() == {"d": (dag(), 2)}
+    registry.begin_delete("d")
+    assert registry.own_dags() == {}
+    registry.remove("d")
     with pytest.raises(NoSuchDagError):
-        registry.remove("d")
+        registry.begin_delete("d")
     assert registry.plans() == {}
+    registry.end_delete("d")
     registry.begin_create(dag(), lambda name: True)
+    assert registry.in_creation() == ["d"]
+
+
+def test_while_a_dag_is_being_deleted_its_name_is_taken() -> None:
+    registry = Registry()
+    registry.begin_create(dag(), lambda name: True)
+    registry.commit(dag())
+    registry.begin_delete("d")
+    with pytest.raises(NoSuchDagError, match="somebody else"):
+        registry.begin_delete("d")
+    registry.remove("d")
+    with pytest.raises(DagExistsError, match="being deleted"):
+        registry.begin_create(dag(), lambda name: True)
+
+
+def test_a_deletion_that_failed_leaves_the_dag() -> None:
+    registry = Registry()
+    registry.begin_create(dag(), lambda name: True)
+    registry.commit(dag(), 1)
+    registry.begin_delete("d")
+    registry.abort_delete("d")
+    assert registry.is_own("d")
+    registry.begin_delete("d")
+
+
+def test_a_dag_that_was_learned_is_not_our_own() -> None:
+    registry = Registry()
+    registry.begin_create(dag(), lambda name: True)
+    registry.commit(dag())
+    assert registry.has_dag("d")
+    assert not registry.is_own("d")
+    assert registry.own_dags() == {}
 
 
 def test_functions_are_listed_by_prefix() -> None:

@@ -404,3 +404,46 @@ def test_an_executor_that_went_silent_during_its_pin_and_accepted_it_after_all_i
     c.answer(True)
     c.later(2.0)
     assert c.status(first.address, "f") == [SendUnpin(first.address, "f")]
+
+
+def test_what_was_missed_is_made_good_by_the_list_of_dags() -> None:
+    c = Cluster(A, B, C)
+    for dag in ("kept", "gone"):
+        c.create(dag, dag)
+        c.answer(True)
+    c.now += 1.0
+    wanted = {"kept": [PinRequest("kept")], "missed": [PinRequest("missed")]}
+    effects = c.pinning.reconcile(wanted, [], c.now, c.now)
+    assert [e.function for e in effects if isinstance(e, SendUnpin)] == ["gone"]
+    assert sent(c.later(2.0)).function == "missed"
+
+
+def test_a_list_of_dags_that_is_older_than_what_happened_here_changes_nothing() -> None:
+    c = Cluster(A, B)
+    as_of = c.now
+    c.now += 0.1
+    c.create("new", "f")
+    c.answer(True)
+    assert c.pinning.reconcile({}, [], as_of, c.now) == []
+    c.pinning.release("new", c.now)
+    c.status(A)
+    c.status(B)
+    assert c.pinning.reconcile({"new": [PinRequest("f")]}, [], as_of, c.now) == []
+    assert c.later(2.0) == []
+
+
+def test_a_dag_that_is_being_created_is_left_alone() -> None:
+    c = Cluster(A)
+    pin = sent(c.create("dag", "f"))
+    c.now += 1.0
+    assert c.pinning.reconcile({}, ["dag"], c.now, c.now) == []
+    finished(c.answer(True, pin))
+
+
+def test_a_creation_that_nobody_waits_for_any_more_is_undone() -> None:
+    c = Cluster(A)
+    sent(c.create("dag", "f"))
+    c.now += 1.0
+    effects = c.pinning.reconcile({}, [], c.now, c.now)
+    assert SendUnpin(A, "f") in effects
+    assert finished(effects).reason

@@ -203,3 +203,11 @@ def test_a_wrong_length_is_not_taken_for_a_key() -> None:
     body = bytearray(pickle.dumps(CloudburstReference("some-key"), 4))
     body[body.index(b"\x08some-key")] = 5
     assert parse_references(bytes(body)) == []
+
+
+def test_the_opcodes_of_all_arguments_of_a_call_are_counted_together() -> None:
+    odd = pickle.dumps((*range(1000), CloudburstReference("k")), 4)  # its shape is no standard one
+    arguments = [cb.Value(body=odd)] * 20
+    found = references_of(arguments)
+    assert found
+    assert len(found) < 10
