@@ -1,0 +1,214 @@
+"""The ingress loop by itself, on real sockets: whatever arrives, it answers once and goes on.
+
+There is no Ray here, so that nothing can be forwarded: that is refused, too.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from ray_sched.actors.ingress_loop import IngressLoop
+from ray_sched.config import Config
+from ray_sched.core.executors import ExecutorRecord
+from ray_sched.core.replication import Update
+from ray_sched.values import to_value
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2, ports
+from ray_sched.wire.codec import WANTS_REASON
+
+HOST = "127.0.8.21"
+WAIT_MS = 10_000
+VECTORS = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["messages"]
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        config = Config(host=HOST).replace(**{"policy.random_threshold": 0.0})
+        self.loop = IngressLoop(config, on_failure=lambda: self.failures.append("the loop ended"))
+        self.loop.start()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.sockets: dict[int, zmq.Socket[bytes]] = {}
+
+    def lease(self, seconds: float = 1000.0) -> None:
+        """One executor, which holds f, and a DAG of it."""
+        now = time.monotonic()
+        record = ExecutorRecord(HOST, 0, False, ("f",), (), True, 0.0, now, 0.0, 1)
+        dag = cb.Dag(name="d", functions=[cb.Dag.FunctionReference(name="f")])
+        update = Update(1, 0, True, (record,), (), {}, {"d": dag.SerializeToString()}, now + seconds)
+        self.loop.mailbox.put(lambda now: self.loop.apply(update, now))
+        assert self.loop.synced.wait(WAIT_MS / 1000)
+
+    def ask(self, port: int, *parts: bytes) -> list[bytes]:
+        socket = self.sockets.get(port)
+        if socket is None:
+            socket = self.sockets[port] = self.context.socket(zmq.REQ)
+            socket.linger = 0
+            socket.rcvtimeo = WAIT_MS
+            socket.connect(ports.tcp(HOST, port))
+        socket.send_multipart(parts)
+        return socket.recv_multipart()
+
+    def refused(self, port: int, *parts: bytes) -> cb.CloudburstError:
+        reply = self.ask(port, *parts)[0]
+        response = cb.GenericResponse.FromString(reply)
+        assert not response.success
+        return response.error
+
+    def push(self, port: int, *parts: bytes) -> None:
+        socket = self.sockets.get(port)
+        if socket is None:
+            socket = self.sockets[port] = self.context.socket(zmq.PUSH)
+            socket.linger = 0
+            socket.connect(ports.tcp(HOST, port))
+        socket.send_multipart(parts)
+
+    def counted(self, what: str, number: int = 1) -> None:
+        """Wait until that was counted so often."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while self.loop.counts[what] < number:
+            assert time.monotonic() < deadline, f"not {number} {what}: {self.loop.counts}"
+            self.alive()
+
+    def alive(self) -> None:
+        assert self.ask(ports.CONNECT, b"") == [HOST.encode()]
+        assert not self.failures
+
+    def close(self) -> None:
+        self.context.destroy(0)
+        self.loop.stop()
+
+
+@pytest.fixture
+def ingress() -> Iterator[Setting]:
+    setting = Setting()
+    yield setting
+    setting.close()
+
+
+def executors(ingress: Setting) -> int:
+    return int(ingress.loop.status(time.monotonic())["executors"])
+
+
+def test_calls_are_decided_under_the_lease(ingress: Setting) -> None:
+    ingress.lease()
+    (reply,) = ingress.ask(ports.DAG_CALL, cb.DagCall(name="d", output_key="out").SerializeToString())
+    assert reply == cb.GenericResponse(success=True, response_id="out").SerializeToString()
+    (reply,) = ingress.ask(
+        ports.FUNCTION_CALL, cb.FunctionCall(name="f", response_key="k").SerializeToString()
+    )
+    assert reply == cb.GenericResponse(success=True, response_id="k").SerializeToString()
+    assert ingress.loop.counts["forwarded"] == 0
+
+
+@pytest.mark.parametrize("lease_s", [None, -1000.0])
+def test_without_a_lease_a_call_is_not_decided_here(ingress: Setting, lease_s: float | None) -> None:
+    if lease_s is not None:
+        ingress.lease(lease_s)
+    assert ingress.refused(ports.DAG_CALL, cb.DagCall(name="d").SerializeToString()) == cb.NO_RESOURCES
+    assert (
+        ingress.refused(ports.FUNCTION_CALL, cb.FunctionCall(name="f").SerializeToString()) == cb.NO_RESOURCES
+    )
+    assert ingress.loop.counts["forwarded"] == 2
+
+
+@pytest.mark.parametrize("port", [p for p in ports.REQUEST_PORTS if p not in (ports.CONNECT, ports.LIST)])
+def test_a_request_that_does_not_parse_is_refused(ingress: Setting, port: int) -> None:
+    ingress.lease()
+    # Without a Scheduler the loop cannot tell what is wrong with what it only hands on.
+    expected = cb.EXECUTION_ERROR if port in (ports.FUNCTION_CALL, ports.DAG_CALL) else cb.NO_RESOURCES
+    assert ingress.refused(port, b"\xff\xff\xff") == expected
+    ingress.alive()
+
+
+@pytest.mark.parametrize("port", ports.REQUEST_PORTS)
+def test_a_request_of_several_parts_is_refused(ingress: Setting, port: int) -> None:
+    assert ingress.refused(port, b"", b"") == cb.EXECUTION_ERROR
+    assert ingress.refused(port, b"", WANTS_REASON, b"") == cb.EXECUTION_ERROR
+
+
+def test_who_asks_for_the_reason_gets_it(ingress: Setting) -> None:
+    ingress.lease()
+    reply, reason = ingress.ask(ports.DAG_CALL, b"\xff", WANTS_REASON)
+    assert cb.GenericResponse.FromString(reply).error == cb.EXECUTION_ERROR
+    assert b"DagCall" in reason
+    assert ingress.ask(ports.CONNECT, WANTS_REASON) == [HOST.encode(), b""]
+
+
+def test_a_request_without_a_way_back_is_dropped(ingress: Setting) -> None:
+    dealer = ingress.context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.connect(ports.tcp(HOST, ports.DAG_CALL))
+    dealer.send(b"no delimiter")
+    ingress.counted("dropped_no_envelope")
+
+
+def test_a_continuation_whose_result_is_no_value_ends_nobody(ingress: Setting) -> None:
+    ingress.lease()
+    ingress.push(ports.CONTINUATION, cb.Continuation(name="d", result=b"\xff\xff").SerializeToString())
+    ingress.counted("forwarded")
+    ingress.alive()
+
+
+@pytest.mark.parametrize("port", ports.PUSH_PORTS)
+def test_a_pushed_message_that_does_not_parse_is_counted(ingress: Setting, port: int) -> None:
+    ingress.push(port, b"\xff\xff\xff")
+    ingress.push(port, b"", b"")
+    ingress.counted(f"dropped_port_{port}", 2)
+
+
+@pytest.mark.parametrize(
+    ("ip", "tid"),
+    [
+        ("not an address", 0),
+        ("", 0),
+        ("localhost", 0),
+        ("10.0.0.1:4000", 0),
+        ("10.0.0.1", 10),
+        ("10.0.0.1", 70_000),
+    ],
+)
+def test_a_status_of_what_cannot_be_an_executor_is_dropped(ingress: Setting, ip: str, tid: int) -> None:
+    ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=ip, tid=tid, running=True).SerializeToString())
+    ingress.counted(f"dropped_port_{ports.STATUS}")
+    assert executors(ingress) == 0
+
+
+@pytest.mark.parametrize("utilization", [float("nan"), float("-inf"), float("inf"), 1e300])
+def test_an_absurd_utilization_is_taken_for_none_or_full(ingress: Setting, utilization: float) -> None:
+    status = internal_pb2.ThreadStatus(ip="10.0.0.1", running=True, utilization=utilization)
+    ingress.push(ports.STATUS, status.SerializeToString())
+    ingress.counted("statuses")
+    (record,) = ingress.loop._table.records()
+    assert record.utilization in (0.0, 1.0)
+
+
+def test_mutated_messages_on_every_port_end_nobody(ingress: Setting) -> None:
+    """Every request is answered, and the loop lives; the seed makes a failure happen again."""
+    ingress.lease()
+    rng = random.Random(20_000)
+    recorded = [bytes.fromhex(vector["hex"]) for vector in VECTORS]
+    recorded.append(
+        cb.Continuation(name="d", id="i", result=to_value(1).SerializeToString()).SerializeToString()
+    )
+    for _ in range(3000):
+        body = bytearray(rng.choice(recorded))
+        for _ in range(rng.randrange(4)):
+            if body:
+                body[rng.randrange(len(body))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del body[rng.randrange(len(body) + 1) :]
+        port = rng.choice(ports.REQUEST_PORTS + ports.PUSH_PORTS)
+        if port in (ports.FUNCTION_CALL, ports.DAG_CALL, ports.CONNECT):
+            assert len(ingress.ask(port, bytes(body))) == (2 if bytes(body) == WANTS_REASON else 1)
+        elif port in ports.PUSH_PORTS:
+            ingress.push(port, bytes(body))
+    ingress.alive()
+    assert ingress.loop.counts["failed"] == 0
