@@ -82,6 +82,8 @@ class Setting:
         assert not self.failures
 
     def close(self) -> None:
+        for socket in self.sockets.values():
+            socket.close()
         self.context.destroy(0)
         self.loop.stop()
 
@@ -148,6 +150,7 @@ def test_a_request_without_a_way_back_is_dropped(ingress: Setting) -> None:
     dealer.connect(ports.tcp(HOST, ports.DAG_CALL))
     dealer.send(b"no delimiter")
     ingress.counted("dropped_no_envelope")
+    dealer.close()
 
 
 def test_a_continuation_whose_result_is_no_value_ends_nobody(ingress: Setting) -> None:
