@@ -81,9 +81,9 @@ class SchedulerWorld:
         self._orders: list[SendPin | SendUnpin] = []
         """What willing executors have not done yet."""
         self._unanswered: list[SendPin] = []
-        self._creating: dict[str, cb.Dag] = {}
+        self._creating: dict[str, tuple[cb.Dag, int]] = {}
         self._continuations: dict[str, cb.Continuation] = {}
-        rng = random.Random(config.policy.seed)
+        self._rng = random.Random(config.policy.seed)
         self._registry = Registry()
         self._arrivals = Arrivals()
         self._statistics = PeriodStatistics()
@@ -94,20 +94,23 @@ class SchedulerWorld:
             pin_grace_s=config.scheduler.pin_grace_s,
             executor_timeout_s=config.scheduler.executor_timeout_s,
         )
-        self._pinning = Pinning(
-            self._table,
-            rng,
-            functions_per_executor=config.functions_per_executor,
-            local=config.local,
-            pin_timeout_s=config.scheduler.pin_timeout_s,
-            settle_s=config.scheduler.pin_grace_s,
-        )
+        self._pinning = self._new_pinning()
         self._dispatcher = Dispatcher(
             self._table,
             self._registry.plans(),
             POLICIES[config.policy.name](config.policy),
-            rng,
+            self._rng,
             self._arrivals,
+        )
+
+    def _new_pinning(self) -> Pinning:
+        return Pinning(
+            self._table,
+            self._rng,
+            functions_per_executor=self._config.functions_per_executor,
+            local=self._config.local,
+            pin_timeout_s=self._config.scheduler.pin_timeout_s,
+            settle_s=self._config.scheduler.pin_grace_s,
         )
 
     def _do_config(self, words: list[str]) -> None:
@@ -248,6 +251,16 @@ class SchedulerWorld:
         self.now += float(word.removesuffix("s"))
         self._tick()
 
+    def _do_restart(self, words: list[str]) -> None:
+        """Whoever pins has died and begins again: what executors say is known, and which DAGs exist."""
+        self._pinning = self._new_pinning()
+        self._do_reconcile(words)
+
+    def _do_reconcile(self, words: list[str]) -> None:
+        dags = {name: _pin_requests(*own) for name, own in self._registry.own_dags().items()}
+        creating = self._registry.in_creation()
+        self._carry_out(self._pinning.reconcile(dags, creating, self.now, self.now))
+
     def _tick(self) -> None:
         self._carry_out(self._pinning.tick(self.now))
         self._table.age(self.now)
@@ -275,29 +288,31 @@ class SchedulerWorld:
         except RaySchedError as error:
             self._refuse(error)
             return
-        self._creating[message.name] = message
+        self._creating[message.name] = (message, replicas)
         self._carry_out(self._pinning.create(message.name, _pin_requests(message, replicas), self.now)[1])
 
     def _on_finished(self, finished: Finished) -> None:
-        message = self._creating.pop(finished.dag)
+        message, replicas = self._creating.pop(finished.dag)
         if finished.reason:
             self._registry.abort(finished.dag)
             self._refuse(NoResourcesError(f"DAG {finished.dag!r} was not created: {finished.reason}"))
             return
-        self._registry.commit(message)
+        self._registry.commit(message, replicas)
         self._peers.created(finished.dag)
         self._say(f"client <- success, DAG {finished.dag} exists")
 
     def _do_delete(self, words: list[str]) -> None:
         (name,) = words
         try:
-            self._registry.remove(name)
+            self._registry.begin_delete(name)
         except RaySchedError as error:
             self._refuse(error)
             return
+        self._registry.remove(name)
         self._arrivals.forget_dag(name)
         self._peers.deleted(name)
         self._carry_out(self._pinning.release(name, self.now))
+        self._registry.end_delete(name)
         self._say("client <- success")
 
     # --- calls ---
@@ -398,15 +413,21 @@ class SchedulerWorld:
         self._peers.found(words)
 
     def _do_gossip(self, words: list[str]) -> None:
-        """A peer tells which DAGs it knows and where functions are: `dags=a,b f@10.0.0.1:0`."""
+        """A peer tells which DAGs it knows and where functions are: `dags=a,b f@10.0.0.1:0`.
+
+        A group of ours tells what it deleted, too.
+        """
         given = Words(words)
+        from_group = given.flag("group")
         dags, deleted = given.listed("dags"), given.listed("deleted")
         places = [word.split("@") for word in given.plain]
         given.plain.clear()
         given.finish()
-        for name in deleted:
-            self._peers.deleted(name)
         message = status_message(dags, [(function, address(place)) for function, place in places])
+        for name in self._peers.deleted_elsewhere(deleted, message.dags) if from_group else ():
+            if self._registry.has_dag(name) and not self._registry.is_own(name):
+                self._registry.remove(name)
+                self._say(f"DAG {name} is forgotten")
         self._table.merge_locations(locations_in(message), self.now)
         for name in self._peers.to_learn(message.dags, self._registry.dags()):
             self._say(f"store <- read DAG {name}")
