@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_sched.core.executors import Address, ExecutorRecord, Status
-from ray_sched.core.pinning import Pin
+from ray_sched.core.pins import Pin
 from ray_sched.wire.codec import Reply
 
 Send = tuple[str, int, str, bytes]

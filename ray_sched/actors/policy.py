@@ -33,7 +33,8 @@ from ray_sched.actors.messages import (
 from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.config import Config
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
-from ray_sched.core.pinning import Effect, Finished, Pinning, PinRequest, SendPin
+from ray_sched.core.pinning import Pinning
+from ray_sched.core.pins import Effect, Finished, PinRequest, SendPin
 from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import RaySchedError
 from ray_sched.kvs.client import KvsClient

@@ -29,7 +29,7 @@ from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import ExecutorTable
-from ray_sched.core.pinning import PinRequest
+from ray_sched.core.pins import pin_requests
 from ray_sched.core.policies import load_policy
 from ray_sched.core.registry import Registry
 from ray_sched.core.replication import Outcome, Publisher, Replica, Update
@@ -566,13 +566,3 @@ def log_failure(future: Any) -> None:
     error = future.exception()
     if error is not None:
         log.warning("an error value could not be stored: %s", error)
-
-
-def pin_requests(dag: cb.Dag, replicas: int) -> list[PinRequest]:
-    """What a DAG needs pinned, each function as often as it has replicas."""
-    colocated = set(dag.colocated)
-    return [
-        PinRequest(function.name, function.gpu, function.batching, function.name in colocated)
-        for function in dag.functions
-        for _ in range(replicas)
-    ]

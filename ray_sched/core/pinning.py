@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
+from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
 
 QUARANTINE_S = 60.0
 """How long an anonymous answer that never came is still expected."""
@@ -42,52 +43,6 @@ CHANGES_KEPT = 100_000
 
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
-
-
-@dataclass(frozen=True)
-class PinRequest:
-    """One function that a DAG needs pinned."""
-
-    function: str
-    gpu: bool = False
-    batching: bool = False
-    colocated: bool = False
-
-
-@dataclass(frozen=True)
-class Pin:
-    dag: str
-    function: str
-    address: Address
-
-
-# --- effects ---
-
-
-@dataclass(frozen=True)
-class SendPin:
-    address: Address
-    function: str
-    batching: bool
-
-
-@dataclass(frozen=True)
-class SendUnpin:
-    address: Address
-    function: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A transaction ended: all of its functions are pinned, or (`reason`) none is."""
-
-    transaction: int
-    dag: str
-    pins: tuple[Pin, ...]
-    reason: str = ""
-
-
-Effect = SendPin | SendUnpin | Finished
 
 
 @dataclass(eq=False)  # the attempts of two replicas may look the same, and are not
@@ -588,17 +543,3 @@ class Pinning:
         for key in [key for key, (since, _) in self._given_up.items() if now - since >= QUARANTINE_S]:
             del self._given_up[key]
         return any(anonymous for _, anonymous in self._given_up.values())
-
-
-def parse_answer_name(name: str) -> tuple[Address | None, str]:
-    """`ip:tid/function`, by which our executors name themselves in `response_id`; (None, "") for others."""
-    executor, slash, function = name.partition("/")
-    ip, colon, tid = executor.rpartition(":")
-    if not (slash and colon and ip and tid.isascii() and tid.isdigit()):
-        return None, ""
-    return (ip, int(tid)), function
-
-
-def answer_name(address: Address, function: str) -> str:
-    """What `parse_answer_name` reads."""
-    return f"{address[0]}:{address[1]}/{function}"

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Address, ExecutorTable, Status
-from ray_sched.core.pinning import (
+from ray_sched.core.pinning import Pinning
+from ray_sched.core.pins import (
     Effect,
     Finished,
-    Pinning,
     PinRequest,
     SendPin,
     SendUnpin,

@@ -17,7 +17,8 @@ from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, SCHEDULE, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.peers import Peers, locations_in, status_message
-from ray_sched.core.pinning import Effect, Finished, Pinning, PinRequest, SendPin, SendUnpin, answer_name
+from ray_sched.core.pinning import Pinning
+from ray_sched.core.pins import Effect, Finished, SendPin, SendUnpin, answer_name, pin_requests
 from ray_sched.core.policies import Policy
 from ray_sched.core.policies.locality import LocalityPolicy
 from ray_sched.core.policies.random import RandomPolicy
@@ -257,7 +258,7 @@ class SchedulerWorld:
         self._do_reconcile(words)
 
     def _do_reconcile(self, words: list[str]) -> None:
-        dags = {name: _pin_requests(*own) for name, own in self._registry.own_dags().items()}
+        dags = {name: pin_requests(*own) for name, own in self._registry.own_dags().items()}
         creating = self._registry.in_creation()
         self._carry_out(self._pinning.reconcile(dags, creating, self.now, self.now))
 
@@ -289,7 +290,7 @@ class SchedulerWorld:
             self._refuse(error)
             return
         self._creating[message.name] = (message, replicas)
-        self._carry_out(self._pinning.create(message.name, _pin_requests(message, replicas), self.now)[1])
+        self._carry_out(self._pinning.create(message.name, pin_requests(message, replicas), self.now)[1])
 
     def _on_finished(self, finished: Finished) -> None:
         message, replicas = self._creating.pop(finished.dag)
@@ -515,11 +516,3 @@ def _setting(option: str) -> tuple[str, type]:
             if field.name == leaf and section in ("", part):
                 return f"{part}.{leaf}", type(field.default)
     raise ValueError(f"no setting {option!r}")
-
-
-def _pin_requests(message: cb.Dag, replicas: int) -> list[PinRequest]:
-    return [
-        PinRequest(function.name, function.gpu, function.batching, function.name in message.colocated)
-        for function in message.functions
-        for _ in range(replicas)
-    ]

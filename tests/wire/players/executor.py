@@ -63,6 +63,7 @@ class PlayedExecutor:
         self._name = name_in_answers
         self._reports_calls = reports_calls
         self._held: list[Record] = []
+        self._left = False
         self._state = threading.RLock()
         kinds = ("pin", "unpin", "call", "schedule", "trigger", "depart", "user_message")
         self.mailbox = Mailbox(
@@ -85,19 +86,16 @@ class PlayedExecutor:
     def report(
         self, *, utilization: float = 0.0, functions: list[str] | None = None, running: bool = True
     ) -> None:
-        """Push a status; `functions` are from now on what it holds."""
+        """Push a status; `functions` are from now on what it holds.
+
+        After one with `running` = false it tells nothing more of its own accord: pins and unpins may
+        still be on their way to it, and a status in answer would bring it back.
+        """
         with self._state:
             if functions is not None:
                 self.functions = list(functions)
-            status = {
-                "ip": self.ip,
-                "tid": self.tid,
-                "functions": self.functions,
-                "utilization": utilization,
-                "running": running,
-                "type": self._type,
-            }
-            self._pusher.push(ports.tcp(self._scheduler_ip, ports.STATUS), encode(m.THREAD_STATUS, status))
+            self._left = not running
+            self._push_status(utilization)
 
     def answer_held(self, function: str = "", *, accept: bool = True) -> int:
         """Answer the pins that were held back, all or those of one function; how many."""
@@ -129,6 +127,21 @@ class PlayedExecutor:
     def close(self) -> None:
         self.mailbox.close()
 
+    def _push_status(self, utilization: float = 0.0) -> None:
+        status = {
+            "ip": self.ip,
+            "tid": self.tid,
+            "functions": self.functions,
+            "utilization": utilization,
+            "running": not self._left,
+            "type": self._type,
+        }
+        self._pusher.push(ports.tcp(self._scheduler_ip, ports.STATUS), encode(m.THREAD_STATUS, status))
+
+    def _report_change(self) -> None:
+        if not self._left:
+            self._push_status()
+
     def _play(self, kind: str, raw: bytes) -> None:
         record = self._parse(kind, raw)
         with self._state:
@@ -141,9 +154,9 @@ class PlayedExecutor:
             elif kind == "unpin":
                 if record.name in self.functions:
                     self.functions.remove(record.name)
-                self.report()
+                self._report_change()
             elif kind == "call" and self._reports_calls:
-                self.report()
+                self._report_change()
 
     def _answer(self, pin: Record, accept: bool) -> None:
         answer = {"success": accept, "response_id": self._name(self, pin) if self._name else ""}
@@ -152,7 +165,7 @@ class PlayedExecutor:
         )
         if accept and pin.name not in self.functions:
             self.functions.append(pin.name)
-        self.report()
+        self._report_change()
 
     @staticmethod
     def _parse(kind: str, raw: bytes) -> Record:
