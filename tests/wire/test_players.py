@@ -197,3 +197,22 @@ def test_anna_by_hand_from_both_ends(pusher: Pusher) -> None:
     assert decode(messages.SET_VALUE, client.get("s").payload)["values"] == [b"a", b"b"]
     client.close()
     anna.close()
+
+
+def test_an_executor_that_left_is_silent(pusher: Pusher) -> None:
+    scheduler_ip = "127.0.6.95"
+    with (
+        Mailbox({"status": ports.tcp(scheduler_ip, ports.STATUS)}) as scheduler,
+        PlayedExecutor("127.0.6.96", 0, scheduler_ip, pusher) as executor,
+    ):
+        executor.report(functions=["f"])
+        executor.report(running=False)
+        pusher.push(ports.tcp("127.0.6.96", ports.CLASSIC.unpin), b"f")
+        executor.wait_for("unpin")
+        executor.report(utilization=0.5)
+        statuses = [decode(messages.THREAD_STATUS, raw) for raw in scheduler.wait_for("status", 3)]
+        assert [(status.running, status.utilization) for status in statuses] == [
+            (True, 0.0),
+            (False, 0.0),
+            (True, 0.5),
+        ]
