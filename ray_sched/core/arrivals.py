@@ -6,7 +6,6 @@ period plus one, a function's the number of its calls; both restart after each r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_sched.wire import internal_pb2
@@ -32,17 +31,19 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._batch = ArrivalBatch()
+        self._calls: dict[tuple[str, ...], int] = {}
+        """Calls of DAGs, by what functions they have."""
         self._last_call: dict[str, float] = {}
 
-    def on_function(self, name: str) -> None:
+    def on_function(self, name: str, calls: int = 1) -> None:
         functions = self._batch.functions
         if name in functions or len(functions) < MAX_NAMES:
-            functions[name] = functions.get(name, 0) + 1
+            functions[name] = functions.get(name, 0) + calls
 
-    def on_dag(self, name: str, functions: Iterable[str], now: float) -> None:
-        """A DAG was called; `now` in seconds of a monotonic clock."""
-        for function in functions:
-            self.on_function(function)
+    def on_dag(self, name: str, functions: tuple[str, ...], now: float) -> None:
+        """A DAG of these functions was called; `now` in seconds of a monotonic clock."""
+        # Its functions are counted when the batch is taken, not at each call.
+        self._calls[functions] = self._calls.get(functions, 0) + 1
         gaps = self._batch.dags.get(name)
         if gaps is None:
             if len(self._batch.dags) >= MAX_NAMES:
@@ -59,6 +60,10 @@ class Arrivals:
 
     def take(self) -> ArrivalBatch | None:
         """What was counted since the last time; None where nothing was."""
+        for functions, calls in self._calls.items():
+            for function in functions:
+                self.on_function(function, calls)
+        self._calls.clear()
         if not self._batch.functions and not self._batch.dags:
             return None
         batch, self._batch = self._batch, ArrivalBatch()

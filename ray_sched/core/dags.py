@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ray_sched.errors import FunctionNotFoundError, InvalidDagError
 from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.protobuf import delimited
 
 BEGIN = "BEGIN"
 """The upstream function that a source waits for: the scheduler itself."""
@@ -21,6 +22,8 @@ class PlannedFunction:
     name: str
     schedule: bytes
     """The constant part of its `DagSchedule`: the DAG, the target and its triggers."""
+    location: bytes
+    """Its half of an entry in a schedule's map of locations; the executor has the other."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Plan:
 
     name: str
     functions: tuple[PlannedFunction, ...]
-    sources: tuple[tuple[str, bytes], ...]
-    """The functions that the scheduler triggers, and the constant part of that `DagTrigger`."""
+    names: tuple[str, ...]
+    sources: tuple[tuple[int, bytes], ...]
+    """The functions that the scheduler triggers, by position, and the constant part of that `DagTrigger`."""
 
 
 def plan_of(dag: cb.Dag) -> Plan:
@@ -46,12 +50,14 @@ def plan_of(dag: cb.Dag) -> Plan:
                 cb.DagSchedule(
                     dag=dag, target_function=name, triggers=upstream[name] or [BEGIN]
                 ).SerializeToString(deterministic=True),
+                delimited(1, name.encode()),
             )
             for name in upstream
         ),
+        tuple(upstream),
         tuple(
-            (name, cb.DagTrigger(target_function=name, source=BEGIN).SerializeToString())
-            for name, sources in upstream.items()
+            (position, cb.DagTrigger(target_function=name, source=BEGIN).SerializeToString())
+            for position, (name, sources) in enumerate(upstream.items())
             if not sources
         ),
     )

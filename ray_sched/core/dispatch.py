@@ -11,8 +11,8 @@ bits and no system call.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
@@ -22,18 +22,23 @@ from ray_sched.core.references import references_of
 from ray_sched.errors import NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
+from ray_sched.wire.protobuf import LENGTH_DELIMITED, LENGTHS, delimited, varint
 
 CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
 """The kinds of message that a call sends, as `Layout` names their ports."""
 
 
-@dataclass(frozen=True)
-class Dispatched:
+class Dispatched(NamedTuple):
     """What a call comes to: the id for the reply, and what to send to whom, in order."""
 
     response_id: str
     sends: list[tuple[Executor, str, bytes]]
     """Executor, kind of message, bytes."""
+
+
+LOCATION = varint(cb.DagSchedule.LOCATIONS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
+NO_CONTINUATION = delimited(cb.DagSchedule.CONTINUATION_FIELD_NUMBER, b"")
+"""A legacy schedule has the field always."""
 
 
 def seq_at(now: float) -> int:
@@ -77,7 +82,7 @@ class Dispatcher:
             raise NoResourcesError(f"no free executor for {call.name!r}: try again, or add executors")
         if not call.response_key:
             call.response_key = self.new_id()
-        self._table.note_call(executor)
+        self._table.note_calls((executor,))
         self._table.book(executor, seq_at(now))
         self._arrivals.on_function(call.name)
         return Dispatched(call.response_key, [(executor, CALL, call.SerializeToString())])
@@ -97,36 +102,44 @@ class Dispatcher:
             output_key=call.output_key,
             client_id=call.client_id,
             start_time=unix_s,
-            continuation=call.continuation,
         )
         arguments = call.function_args
+        pools = self._table.functions
         picked: list[Executor] = []
+        locations: list[bytes] = []
         for function in plan.functions:
             name = function.name
-            references: list[str] = []
+            references: Sequence[str] = ()
             if name in arguments:
                 given = arguments[name]
                 references = references_of(given.values)
                 part.arguments[name].CopyFrom(given)
-            pool = self._table.functions.get(name)
+            pool = pools.get(name)
             executor = None
             if pool is not None:
                 executor = self._policy.pick(pool, Request(name, references), self._table, self._rng)
             if executor is None:
                 raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
-            part.locations[name] = executor.name
+            entry = function.location + executor.location
+            locations += (
+                LOCATION,
+                LENGTHS[len(entry)] if len(entry) < len(LENGTHS) else varint(len(entry)),
+                entry,
+            )
             picked.append(executor)
-        common = part.SerializeToString()
+        if call.HasField("continuation"):
+            part.continuation.CopyFrom(call.continuation)
+            common = part.SerializeToString() + b"".join(locations)
+        else:
+            common = part.SerializeToString() + b"".join(locations) + NO_CONTINUATION
         sends = [
             (executor, SCHEDULE, function.schedule + common)
             for function, executor in zip(plan.functions, picked, strict=True)
         ]
-        start = cb.DagTrigger(id=part.id).SerializeToString()
-        by_name = {function.name: executor for function, executor in zip(plan.functions, picked, strict=True)}
-        sends += [(by_name[name], TRIGGER, trigger + start) for name, trigger in plan.sources]
-        for executor in picked:
-            self._table.note_call(executor)
-        self._arrivals.on_dag(plan.name, (function.name for function in plan.functions), now)
+        start = delimited(cb.DagTrigger.ID_FIELD_NUMBER, part.id.encode())
+        sends += [(picked[position], TRIGGER, trigger + start) for position, trigger in plan.sources]
+        self._table.note_calls(picked)
+        self._arrivals.on_dag(plan.name, plan.names, now)
         return Dispatched(call.output_key or part.id, sends)
 
     def continue_dag(self, continuation: cb.Continuation, now: float, unix_s: float) -> Dispatched:
@@ -138,8 +151,9 @@ class Dispatcher:
         call.name = continuation.name
         plan = self._plans.get(call.name)
         result = parse(cb.Value, continuation.result)
-        for name, _ in plan.sources if plan is not None else ():
-            call.function_args[name].values.append(result)
+        if plan is not None:
+            for position, _ in plan.sources:
+                call.function_args[plan.names[position]].values.append(result)
         return self.call_dag(call, now, unix_s, continuation.id)
 
     def _at_locations(self, candidates: ExecutorPool, locations: Iterable[str]) -> Executor | None:

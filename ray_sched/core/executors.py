@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.pools import Pool
+from ray_sched.wire.protobuf import delimited
 
 Address = tuple[str, int]
 """IP address and thread number of an executor."""
@@ -83,6 +84,7 @@ class Executor:
         "gpu",
         "ip",
         "last_seen",
+        "location",
         "name",
         "overloaded",
         "recent",
@@ -99,6 +101,8 @@ class Executor:
         self.address: Address = (ip, tid)
         self.name = f"{ip}:{tid}"
         """As schedules name it."""
+        self.location = delimited(2, self.name.encode())
+        """Its half of an entry in a schedule's map of locations, as bytes of the wire."""
         self.gpu = False
         self.functions: set[str] = set()
         self.fresh: dict[str, float] = {}
@@ -312,14 +316,17 @@ class ExecutorTable:
 
     # --- what dispatching changes ---
 
-    def note_call(self, executor: Executor) -> None:
-        """A call was sent to it."""
-        executor.recent += 1
-        executor.buckets[self._bucket] += 1
-        self._touched[self._bucket][executor] = None
+    def note_calls(self, executors: Iterable[Executor]) -> None:
+        """A call was sent to each."""
+        bucket = self._bucket
+        touched = self._touched[bucket]
         limit = self._policy.max_recent_calls
-        if limit and executor.recent > limit and not executor.overloaded:
-            self._place(executor)
+        for executor in executors:
+            executor.recent += 1
+            executor.buckets[bucket] += 1
+            touched[executor] = None
+            if limit and executor.recent > limit and not executor.overloaded:
+                self._place(executor)
 
     def book(self, executor: Executor, seq: int) -> None:
         """A one-shot call takes a free executor until its next status; not so in local mode."""

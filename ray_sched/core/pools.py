@@ -16,37 +16,38 @@ T = TypeVar("T")
 class IndexedSet(Generic[T]):
     """A set whose members have positions, so that a random one costs one index look-up."""
 
-    __slots__ = ("_items", "_position")
+    __slots__ = ("_position", "items")
 
     def __init__(self) -> None:
-        self._items: list[T] = []
+        self.items: list[T] = []
+        """The members by position, to be read alone."""
         self._position: dict[T, int] = {}
 
     def add(self, item: T) -> None:
         if item not in self._position:
-            self._position[item] = len(self._items)
-            self._items.append(item)
+            self._position[item] = len(self.items)
+            self.items.append(item)
 
     def discard(self, item: T) -> None:
         position = self._position.pop(item, None)
         if position is None:
             return
-        last = self._items.pop()
-        if position < len(self._items):  # the last one takes the place that became empty
-            self._items[position] = last
+        last = self.items.pop()
+        if position < len(self.items):  # the last one takes the place that became empty
+            self.items[position] = last
             self._position[last] = position
 
     def __getitem__(self, position: int) -> T:
-        return self._items[position]
+        return self.items[position]
 
     def __contains__(self, item: T) -> bool:
         return item in self._position
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._items)
+        return iter(self.items)
 
 
 class Candidate(Protocol):
@@ -100,8 +101,9 @@ class Pool(Generic[C]):
 
     def at(self, position: int) -> C:
         """The candidate at a position below `len(self)`."""
-        ready = len(self.available)
-        return self.available[position] if position < ready else self.overloaded[position - ready]
+        items = self.available.items
+        ready = len(items)
+        return items[position] if position < ready else self.overloaded.items[position - ready]
 
     def __contains__(self, executor: C) -> bool:
         return executor in self.available or executor in self.overloaded

@@ -8,7 +8,7 @@ from ray_sched.core.arrivals import ArrivalBatch, Arrivals, PeriodStatistics
 def test_a_dags_count_is_its_gaps_plus_one_and_both_restart() -> None:
     arrivals, period = Arrivals(), PeriodStatistics()
     for now in (1.0, 1.5, 3.5):
-        arrivals.on_dag("d", ["f"], now)
+        arrivals.on_dag("d", ("f",), now)
     batch = arrivals.take()
     assert batch is not None
     period.add(batch)
@@ -22,9 +22,9 @@ def test_a_dags_count_is_its_gaps_plus_one_and_both_restart() -> None:
 
 def test_the_gap_to_the_last_call_of_the_former_period_counts_in_the_next() -> None:
     arrivals = Arrivals()
-    arrivals.on_dag("d", [], 1.0)
+    arrivals.on_dag("d", (), 1.0)
     arrivals.take()
-    arrivals.on_dag("d", [], 4.0)
+    arrivals.on_dag("d", (), 4.0)
     batch = arrivals.take()
     assert batch is not None
     assert batch.dags == {"d": [3.0]}
@@ -54,9 +54,9 @@ def test_the_names_of_one_period_are_bounded() -> None:
 
 def test_a_dag_that_was_deleted_starts_anew() -> None:
     arrivals = Arrivals()
-    arrivals.on_dag("d", [], 1.0)
+    arrivals.on_dag("d", (), 1.0)
     arrivals.forget_dag("d")
-    arrivals.on_dag("d", [], 100.0)
+    arrivals.on_dag("d", (), 100.0)
     batch = arrivals.take()
     assert batch is not None
     assert batch.dags == {"d": []}

@@ -116,9 +116,9 @@ def test_more_than_1000_calls_in_five_seconds_overload_an_executor() -> None:
     t.on_status(status(A, "f"), 100.0)
     executor = t.executors[A]
     for _ in range(1000):
-        t.note_call(executor)
+        t.note_calls([executor])
     assert not executor.overloaded
-    t.note_call(executor)
+    t.note_calls([executor])
     assert executor.overloaded
     t.age(104.0)
     assert executor.overloaded
@@ -131,7 +131,7 @@ def test_without_a_limit_no_number_of_calls_overloads() -> None:
     t = table(max_recent_calls=0)
     t.on_status(status(A, "f"), 0.0)
     for _ in range(2000):
-        t.note_call(t.executors[A])
+        t.note_calls([t.executors[A]])
     assert not t.executors[A].overloaded
 
 
@@ -342,7 +342,7 @@ class Copies(RuleBasedStateMachine):
     @rule(address=addresses)
     def call(self, address: tuple[str, int]) -> None:
         if address in self.table.executors:
-            self.table.note_call(self.table.executors[address])
+            self.table.note_calls([self.table.executors[address]])
             self.seq += 1
             self.table.book(self.table.executors[address], self.seq)
 

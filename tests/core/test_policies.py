@@ -68,7 +68,7 @@ def test_without_a_random_share_an_overloaded_executor_is_never_picked(name: str
 def test_one_with_more_than_1000_recent_calls_is_avoided_too(name: str) -> None:
     s = Setting(name, random_threshold=0.0)
     for _ in range(1001):
-        s.table.note_call(s.table.executors[A])
+        s.table.note_calls([s.table.executors[A]])
     assert s.picks(500)[A] == 0
 
 

@@ -7,9 +7,8 @@ A policy of your own is a class with `pick`, offered under the entry point group
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
@@ -26,8 +25,7 @@ class Rng(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a policy may know of a call."""
 
     function: str
@@ -53,7 +51,7 @@ def eligible(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> tuple[
     overloaded, none may be picked, or, with `overload: keep-last`, any.
     """
     at_random = rng.random() < config.random_threshold
-    ready = len(candidates.available)
+    ready = len(candidates.available.items)
     if ready and not at_random:
         return ready, False
     if ready or config.overload == "keep-last":
