@@ -18,14 +18,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import zmq
 
 from ray_sched.actors import names
 from ray_sched.actors.forwarding import EventForwarding, RequestForwarding
-from ray_sched.actors.front import Handlers, Outbox, Peer, push_handler, reply_to, request_handler
+from ray_sched.actors.front import (
+    Handlers,
+    Outbox,
+    Peer,
+    Readiness,
+    push_handler,
+    reply_to,
+    request_handler,
+)
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Booked, PinAnswered, StatusSeen, Suspected
@@ -46,7 +53,7 @@ from ray_sched.wire.sockets import Complaints, bind
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.05
-POLL_MS: Final = 20
+POLL_S: Final = 0.02
 PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
@@ -103,6 +110,7 @@ class IngressLoop:
         except BaseException:
             self._context.destroy(0)
             raise
+        self._readiness = Readiness(self._handlers, self.mailbox.fd)
         self._thread = threading.Thread(target=self._run, name="ingress-loop", daemon=True)
 
     def start(self) -> None:
@@ -156,24 +164,22 @@ class IngressLoop:
         return bind(self._context, kind, self._config.host, port, PORT_HOLDERS, max_message_bytes=limit)
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        for socket in self._handlers:
-            poller.register(socket, zmq.POLLIN)
-        poller.register(self.mailbox.fd, zmq.POLLIN)
         next_sweep = next_tick = next_flush = 0.0
+        readiness = self._readiness
         try:
             while not self._stopping.is_set():
-                ready = poller.poll(POLL_MS)
+                sockets, woken = readiness.wait(POLL_S)
                 now = time.monotonic()
-                for socket, _ in ready:
-                    if socket == self.mailbox.fd:
-                        for act in self.mailbox.take():
-                            act(now)
-                    else:
-                        self._handlers[socket](socket, now)
+                if woken:
+                    for act in self.mailbox.take():
+                        act(now)
+                for socket in sockets:
+                    if self._handlers[socket](socket, now):
+                        readiness.check(socket)
                 self._events.flush_if_due(now)
                 if now >= next_sweep:
                     self._forwarding.sweep(now)
+                    readiness.check_all()  # should a descriptor ever have said nothing
                     next_sweep = now + SWEEP_S
                 if now >= next_tick:
                     self._tick(now)
@@ -187,6 +193,7 @@ class IngressLoop:
                 self._on_failure()
         finally:
             self.out.close()
+            self._readiness.close()
             self.mailbox.close()
             self._context.destroy(0)
 
@@ -200,7 +207,7 @@ class IngressLoop:
     def _on_connect(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         reply = Reply(self._config.kvs_host.encode())
         if body == WANTS_REASON:
-            self._reply(replace(peer, wants_reason=True), reply)
+            self._reply(peer._replace(wants_reason=True), reply)
             return None
         return reply
 
@@ -263,6 +270,7 @@ class IngressLoop:
 
     def _reply(self, peer: Peer, reply: Reply) -> None:
         reply_to(peer, reply, self.drop)
+        self._readiness.check(peer.socket)
 
     # --- what executors and peers tell ---
 

@@ -9,8 +9,7 @@ that is `WANTS_REASON` itself gets a second, empty part in its reply from us alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -61,8 +60,7 @@ def error_meant(text: str, response: bytes) -> errors.RefusedError | None:
     return kind(text.removeprefix("ERROR").removeprefix(":").strip())
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer to a request: its bytes, and, where it is a refusal, why."""
 
     body: bytes

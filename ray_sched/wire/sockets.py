@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
+DONTWAIT: Final = int(zmq.DONTWAIT)
+"""As a number: pyzmq's enumeration costs as much as the sending."""
 LITERAL_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})")
 ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})")
 
@@ -53,7 +55,7 @@ class PushSockets:
             found = self._sockets[address] = (socket, time.monotonic())
         self._sockets.move_to_end(address)
         try:
-            found[0].send(message, zmq.DONTWAIT)
+            found[0].send(message, DONTWAIT)
         except zmq.Again:
             return False
         return True
