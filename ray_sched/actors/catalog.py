@@ -69,6 +69,11 @@ class Catalog:
         """Whoever looks the DAG up by its key alone (a peer) finds it empty from now on."""
         self._kvs.put_bytes(name, b"")
 
+    def erased(self, names: Collection[str]) -> list[str]:
+        """Those of the DAGs whose creator deleted them."""
+        found = self._kvs.get_many(names) if names else {}
+        return [name for name, stored in found.items() if isinstance(stored, LWW) and not stored.value]
+
     def load_dags(self, names: Iterable[str]) -> dict[str, cb.Dag]:
         """The DAGs that are stored under these names; what is no such DAG is logged and left out."""
         wanted = list(names)

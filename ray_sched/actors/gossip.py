@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -32,13 +33,24 @@ ANSWER_TIMEOUT_S = 2.0
 """How long the Scheduler and the Policy have to say what is to be told."""
 
 
+@dataclass(frozen=True)
+class GroupSender:
+    """Who tells something through a handle."""
+
+    group: str
+    host: str
+    kvs_host: str
+
+
 class GossipActor:
     def __init__(self, config: Config) -> None:
         prepare_process(config, "gossip")
         self._config = config
         self._scheduler = Link(config.group_name, names.SCHEDULER)
         self._policy = Link(config.group_name, names.POLICY)
+        self._sender = GroupSender(config.group_name, config.host, config.kvs_host)
         self._siblings: dict[str, Link] = {}
+        self._sibling_hosts: dict[str, str] = {}
         self._lock = threading.Lock()
         self._peers = Peers(config.host)
         self.counts: Counter[str] = Counter()
@@ -53,8 +65,16 @@ class GossipActor:
         self.counts["updates_taken"] += 1
         self._take(parse(internal_pb2.SchedulerStatus, body))
 
-    def on_group_update(self, group: str, body: bytes, deleted: list[str]) -> None:
-        """The same from a group of this Ray cluster, which also names the DAGs that it deleted."""
+    def on_group_update(self, sender: GroupSender, body: bytes, deleted: list[str]) -> None:
+        """The same from a group of this Ray cluster, which also names the DAGs that it deleted.
+
+        A group with another key-value store has other functions and DAGs, whatever their names.
+        """
+        with self._lock:
+            self._sibling_hosts[sender.group] = sender.host
+        if sender.kvs_host != self._config.kvs_host:
+            self.counts["updates_of_other_stores"] += 1
+            return
         self.counts["updates_taken"] += 1
         message = parse(internal_pb2.SchedulerStatus, body)
         with self._lock:
@@ -70,6 +90,18 @@ class GossipActor:
     def dag_deleted(self, name: str) -> None:
         with self._lock:
             self._peers.deleted(name)
+
+    def delete_elsewhere(self, name: str) -> None:
+        """A client deleted a DAG here that was learned from a peer: whichever group has it deletes it."""
+        with self._lock:
+            siblings = list(self._siblings.values())
+        for link in siblings:
+            link.tell("delete_own", self._sender, name)
+
+    def delete_own(self, sender: GroupSender, name: str) -> None:
+        """A client of another group deleted a DAG; if it is ours, it goes."""
+        if sender.kvs_host == self._config.kvs_host:
+            self._scheduler.tell("delete_own_dag", name)
 
     def ready(self) -> dict[str, Any]:
         return {"peers_from": self._config.mgmt or "this Ray cluster"}
@@ -128,7 +160,8 @@ class GossipActor:
         }
         with self._lock:
             # A group of this cluster is told through its handle, not over the wire as well.
-            self._peers.found(host for host in list(hosts)[:MAX_PEERS] if host not in groups)
+            told = {self._sibling_hosts.get(group, group) for group in groups}
+            self._peers.found(host for host in list(hosts)[:MAX_PEERS] if host not in told)
             self._siblings = {
                 group: self._siblings.get(group) or Link(group, names.GOSSIP) for group in groups
             }
@@ -154,7 +187,7 @@ class GossipActor:
                 sent = False
             self.counts["updates_sent" if sent else "updates_unsent"] += 1
         for link in siblings.values():
-            sent = link.tell("on_group_update", self._config.group_name, body, deleted)
+            sent = link.tell("on_group_update", self._sender, body, deleted)
             self.counts["updates_sent" if sent else "updates_unsent"] += 1
 
 

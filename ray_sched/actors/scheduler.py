@@ -280,7 +280,7 @@ class SchedulerActor:
             self._registry.remove(name)
             self._arrivals.forget_dag(name)
             self._publisher.set_dag(name, None)
-        self._gossip.tell("dag_deleted", name)
+        self._gossip.tell("dag_deleted" if own else "delete_elsewhere", name)
         try:
             if own:
                 self._catalog.erase_dag(name)
@@ -291,6 +291,24 @@ class SchedulerActor:
             with self._lock:
                 self._registry.end_delete(name)
         self._publish_and_wait()
+
+    @ray.method(concurrency_group="requests")
+    def delete_own_dag(self, name: str) -> None:
+        """A client of another group deleted the DAG."""
+        if self._registry.is_own(name):
+            self.remove_dag(name)
+
+    def _forget_erased(self) -> None:
+        """Learned DAGs whose creator deleted them: one in another Ray cluster can tell it in no other way."""
+        with self._lock:
+            learned = self._registry.learned_dags()
+        try:
+            erased = self._catalog.erased(learned)
+        except RaySchedError as error:
+            log.warning("learned DAGs stay as they were: %s", error)
+            return
+        if erased:
+            self.forget_dags(erased)
 
     @ray.method(concurrency_group="requests")
     def forget_dags(self, names: list[str]) -> None:
@@ -416,6 +434,7 @@ class SchedulerActor:
                 self._tell_bookings()
             if now >= next_reconcile:
                 self._reconcile()
+                self._lane.run(self._forget_erased)
                 next_reconcile = now + self._config.stats.policy_period_s
             if not self._replica.may_decide(time.monotonic()):
                 self._ask_policy()

@@ -514,11 +514,23 @@ class Pinning:
         near = [executor for executor in candidates if executor.ip in ips]
         if near:
             return near
+        return self._roomiest(candidates, needed=sum(a.request.colocated for a in transaction.attempts))
+
+    def _roomiest(self, candidates: list[Executor], needed: int) -> list[Executor]:
+        """Those on the best node for so many functions: an empty one that has room for all of them,
+        else any that has, else the one with most room."""
         room: dict[str, int] = {}
         for executor in candidates:
             room[executor.ip] = room.get(executor.ip, 0) + 1
-        most = max(room.values())
-        return [executor for executor in candidates if room[executor.ip] == most]
+        used = {executor.ip for executor in self._table.executors.values() if self._functions_at(executor)}
+
+        def rank(ip: str) -> tuple[bool, bool, int]:
+            # In local mode each executor has room for any number.
+            fits = room[ip] >= needed or not self._capacity
+            return fits, fits and ip not in used, room[ip]
+
+        best = max(rank(ip) for ip in room)
+        return [executor for executor in candidates if rank(executor.ip) == best]
 
     def _could_come_free(self, attempt: _Attempt) -> bool:
         """Whether an executor that is busy leaving, or being asked, may still take the function."""

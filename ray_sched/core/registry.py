@@ -99,6 +99,10 @@ class Registry:
             if name not in self._deleting
         }
 
+    def learned_dags(self) -> list[str]:
+        """The names of those that others created."""
+        return [name for name in self._dags if name not in self._replicas]
+
     def in_creation(self) -> list[str]:
         return sorted(self._creating)
 

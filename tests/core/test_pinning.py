@@ -447,3 +447,23 @@ def test_a_creation_that_nobody_waits_for_any_more_is_undone() -> None:
     effects = c.pinning.reconcile({}, [], c.now, c.now)
     assert SendUnpin(A, "f") in effects
     assert finished(effects).reason
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_an_empty_node_with_room_comes_before_a_used_one_with_more(local: bool) -> None:
+    used = [("10.0.0.1", tid) for tid in range(4)]
+    empty = [("10.0.0.2", tid) for tid in range(2)]
+    c = Cluster(*used, *empty, local=local, capacity=0 if local else 1)
+    c.status(used[0], "other")
+    f, g = PinRequest("f", colocated=True), PinRequest("g", colocated=True)
+    first = sent(c.create("dag", f, g))
+    second = sent(c.answer(True))
+    assert {first.address, second.address} == set(empty)
+
+
+def test_without_an_empty_node_with_room_one_with_room_for_all_is_taken() -> None:
+    used = [("10.0.0.1", tid) for tid in range(3)]
+    c = Cluster(*used, ("10.0.0.2", 0))
+    c.status(used[0], "other")
+    f, g = PinRequest("f", colocated=True), PinRequest("g", colocated=True)
+    assert {sent(c.create("dag", f, g)).address[0], sent(c.answer(True)).address[0]} == {"10.0.0.1"}
