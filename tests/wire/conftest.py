@@ -1,25 +1,28 @@
 """The schedulers under test: ours, started as a program, or with `--target` one that runs already.
 
-Three kinds of scheduler are needed, because a management node (and so cluster mode) and executors of
-its own are settings of a whole group. A target is of one kind, and the tests of the others skip.
+Several kinds of scheduler are needed, because a management node (and so cluster mode), executors of its own
+and an Anna are settings of a whole group. A target is of one kind, and the tests of the others skip.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.wire.players import (
     LegacyClient,
     NoReplyError,
+    PlayedAnna,
     PlayedManagement,
     PlayedSink,
     Pusher,
@@ -29,7 +32,7 @@ from tests.wire.players import (
     until,
 )
 
-EXECUTING, LOCAL, CLUSTER = "executing", "local", "cluster"
+EXECUTING, LOCAL, CLUSTER, ANNA = "executing", "local", "cluster", "anna"
 REPOSITORY = Path(__file__).parents[2]
 START_S = 90.0
 STOP_S = 60.0
@@ -54,13 +57,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     wire.addoption(
         "--target-kind",
         default=LOCAL,
-        choices=(EXECUTING, LOCAL, CLUSTER),
+        choices=(EXECUTING, LOCAL, CLUSTER, ANNA),
         help="executing: it has executors of its own; local: neither executors nor a management node; "
-        "cluster: no executors, and its management node is --target-mgmt, which the tests play",
+        "cluster: no executors, and its management node is --target-mgmt, which the tests play; "
+        "anna: as executing, and its key-value store is --target-anna, which the tests play",
     )
     wire.addoption("--target-layout", default="classic", choices=tuple(ports.LAYOUTS), help="executor ports")
     wire.addoption(
         "--target-mgmt", default="127.0.6.9", help="address at which its management node is played"
+    )
+    wire.addoption(
+        "--target-anna", default="127.0.9.51", help="address at which its Anna is played, in cluster mode"
     )
 
 
@@ -71,6 +78,7 @@ class Scheduler:
     ip: str
     layout: ports.Layout
     management: PlayedManagement | None = None
+    anna: PlayedAnna | None = None
     ray_address: str = ""
     """Of ours: where `ray-sched status` finds it. Empty for a target."""
 
@@ -125,6 +133,24 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         management.close()
 
 
+@pytest.fixture(scope="module")
+def with_anna(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scheduler]:
+    """With an executor of its own, and an Anna that is played, whose routing tier has four threads."""
+    anna_ip, pusher = request.config.getoption("--target-anna", "127.0.9.51"), Pusher()
+    anna = PlayedAnna(anna_ip, pusher, routing_threads=4)
+    try:
+        yield from scheduler(
+            request, tmp_path_factory, ANNA, "127.0.9.50",
+            "--executors", "1", "--kvs", anna_ip,
+            settings={"RAY_SCHED_KVS_ROUTING_PORTS": "4"}, anna=anna,
+        )  # fmt: skip
+    finally:
+        anna.close()
+        pusher.close()
+
+
 @pytest.fixture(scope="session")
 def node_addresses() -> Iterator[str]:
     return (f"127.0.6.{20 + number % 60}" for number in itertools.count())
@@ -158,8 +184,24 @@ def sink() -> Iterator[PlayedSink]:
     sink.close()
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, **PERIODS, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    own = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+    return {**os.environ, **PERIODS, **own, **(settings or {})}
+
+
+def told_of(scheduler: Scheduler) -> dict[str, Any]:
+    """What `ray-sched status` tells of a scheduler of ours."""
+    program = Path(sys.executable).parent / "ray-sched"
+    told = subprocess.run(
+        [str(program), "status", "--json", "--host", scheduler.ip, "--address", scheduler.ray_address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment(),
+    )
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
 
 
 def scheduler(
@@ -170,6 +212,8 @@ def scheduler(
     *options: str,
     layout: str = "classic",
     management: PlayedManagement | None = None,
+    anna: PlayedAnna | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Scheduler]:
     """The target if it is of that kind, else a group of ours that is started and stopped."""
     target = request.config.getoption("--target", "")
@@ -177,7 +221,7 @@ def scheduler(
         if request.config.getoption("--target-kind") != kind:
             pytest.skip(f"the target is not of the kind {kind!r}")
         layout = request.config.getoption("--target-layout")
-        yield Scheduler(target, ports.LAYOUTS[layout], management)
+        yield Scheduler(target, ports.LAYOUTS[layout], management, anna)
         return
     ray_address = request.getfixturevalue("ray_address")
     log = tmp_path_factory.mktemp("wire") / f"{kind}.log"
@@ -187,12 +231,12 @@ def scheduler(
             [str(program), "up", "--host", ip, "--address", ray_address, *options],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment(settings),
             start_new_session=True,
         )
         try:
-            await_ready(group, ip, kind == EXECUTING, log)
-            yield Scheduler(ip, ports.LAYOUTS[layout], management, ray_address)
+            await_ready(group, ip, kind in (EXECUTING, ANNA), log)
+            yield Scheduler(ip, ports.LAYOUTS[layout], management, anna, ray_address)
         finally:
             stop(group)
     assert group.returncode == 0, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"

@@ -92,20 +92,35 @@ class AnnaClient:
 
 
 class PlayedAnna:
-    """One node of Anna: the routing tier on 6450 and a storage server on 6200 of one address.
+    """One node of Anna: the routing tier from 6450 on and a storage server on 6200 of one address.
 
     It keeps what was PUT last, whatever its lattice, except that sets are united. `stored` may be read and
-    filled by a test, as lattice type and payload by key. While `silent`, it answers nothing.
+    filled by a test, as lattice type and payload by key. While `silent`, it answers nothing. Its answers
+    about the keys in `moved` say that the client has to look their addresses up again.
     """
 
-    def __init__(self, ip: str, pusher: Pusher) -> None:
+    def __init__(self, ip: str, pusher: Pusher, *, routing_threads: int = 1) -> None:
         self.stored: dict[str, tuple[int, bytes]] = {}
         self.silent = False
+        self.moved: set[str] = set()
         self._server = ports.tcp(ip, ports.KVS_STORAGE)
         self._pusher = pusher
-        self.mailbox = Mailbox(
-            {"routing": ports.tcp(ip, ports.KVS_ROUTING), "storage": self._server}, self._play
-        )
+        self.routing = [f"routing {thread}" for thread in range(routing_threads)]
+        """What arrives at the routing threads, as `mailbox` names it."""
+        threads = {kind: ports.tcp(ip, ports.KVS_ROUTING + n) for n, kind in enumerate(self.routing)}
+        self.mailbox = Mailbox({**threads, "storage": self._server}, self._play)
+
+    def lookups(self, key: str) -> int:
+        """How often the servers of that key were asked for."""
+        asked = [
+            decode(m.KEY_ADDRESS_REQUEST, raw) for kind in self.routing for raw in self.mailbox.all(kind)
+        ]
+        return sum(key in request["keys"] for request in asked)
+
+    def puts(self, key: str) -> list[Record]:
+        """The tuples that were PUT at that key, in their order."""
+        asked = [decode(m.KEY_REQUEST, raw) for raw in self.mailbox.all("storage")]
+        return [entry for r in asked if r.type == m.PUT for entry in r.tuples if entry.key == key]
 
     def close(self) -> None:
         self.mailbox.close()
@@ -113,7 +128,7 @@ class PlayedAnna:
     def _play(self, kind: str, raw: bytes) -> None:
         if self.silent:
             return
-        if kind == "routing":
+        if kind in self.routing:
             request = decode(m.KEY_ADDRESS_REQUEST, raw)
             addresses = [{"key": key, "ips": [self._server]} for key in request["keys"]]
             answer = encode(
@@ -122,7 +137,7 @@ class PlayedAnna:
         else:
             request = decode(m.KEY_REQUEST, raw)
             apply = self._put if request.type == m.PUT else self._get
-            tuples = [apply(entry) for entry in request.tuples]
+            tuples = [{**apply(entry), "invalidate": entry.key in self.moved} for entry in request.tuples]
             answer = encode(
                 m.KEY_RESPONSE, {"type": request.type, "tuples": tuples, "response_id": request.request_id}
             )

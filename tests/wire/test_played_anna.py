@@ -1,0 +1,112 @@
+"""The key-value store is an Anna: what a scheduler and its executors ask of one that is played."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import uuid
+from collections.abc import Iterator
+
+import cloudpickle
+import pytest
+
+from tests.wire.conftest import Scheduler
+from tests.wire.players import LegacyClient, PlayedAnna, Record, dag, decode, encode, messages, until
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def anna(with_anna: Scheduler) -> PlayedAnna:
+    assert with_anna.anna is not None
+    return with_anna.anna
+
+
+@pytest.fixture
+def client(with_anna: Scheduler) -> Iterator[LegacyClient]:
+    with LegacyClient(with_anna.ip) as client:
+        yield client
+
+
+@pytest.fixture
+def word() -> str:
+    """A prefix for the names of one test."""
+    return f"t{uuid.uuid4().hex[:8]}_"
+
+
+def stored_lww(anna: PlayedAnna, key: str) -> Record:
+    until(lambda: key in anna.stored, f"nobody stored {key}")
+    lattice_type, payload = anna.stored[key]
+    assert lattice_type == messages.LWW
+    return decode(messages.LWW_VALUE, payload)
+
+
+def test_clients_are_sent_to_the_same_anna(
+    with_anna: Scheduler, client: LegacyClient, anna: PlayedAnna
+) -> None:
+    address = anna.mailbox.address["storage"]
+    assert client.connect() == address.removeprefix("tcp://").partition(":")[0]
+
+
+def test_a_function_is_stored_as_it_came_and_indexed(
+    client: LegacyClient, anna: PlayedAnna, word: str
+) -> None:
+    body = cloudpickle.dumps(lambda cloudburst: 1)
+    assert client.create_function(word, body).success
+    stored = stored_lww(anna, f"funcs/{word}")
+    assert stored.value == body
+    # Tenths of a second, as legacy writers count: a finer scale would outrank them for ever.
+    assert abs(stored.timestamp - time.time() * 10) < 600
+    lattice_type, payload = anna.stored["funcs/index-allfuncs"]
+    assert lattice_type == messages.SET
+    assert f"funcs/{word}".encode() in decode(messages.SET_VALUE, payload)["values"]
+    assert {entry.lattice_type for entry in anna.puts("funcs/index-allfuncs")} == {messages.SET}
+
+
+def test_the_index_of_functions_is_read_where_others_write_it(
+    client: LegacyClient, anna: PlayedAnna, word: str
+) -> None:
+    _, known = anna.stored.get("funcs/index-allfuncs", (messages.SET, b""))
+    values = [*decode(messages.SET_VALUE, known)["values"], f"funcs/{word}".encode()]
+    anna.stored["funcs/index-allfuncs"] = (messages.SET, encode(messages.SET_VALUE, {"values": values}))
+    assert client.list(word) == [word]
+
+
+def test_a_dag_is_stored_and_its_result_as_well(client: LegacyClient, anna: PlayedAnna, word: str) -> None:
+    function, name = word + "incr", word + "dag"
+    assert client.create_function(function, cloudpickle.dumps(lambda cloudburst, x: x + 1)).success
+    assert client.create_dag(name, [function]).success
+    assert decode(messages.DAG, stored_lww(anna, name).value) == decode(
+        messages.DAG, encode(messages.DAG, dag(name, [function]))
+    )
+    argument = {"body": cloudpickle.dumps(41), "type": messages.DEFAULT}
+    assert client.call_dag(name, {function: [argument]}, output_key=word + "out").success
+    value = decode(messages.VALUE, stored_lww(anna, word + "out").value)
+    assert (value.type, pickle.loads(value.body)) == (messages.DEFAULT, 42)
+    assert client.delete_dag(name).success
+
+
+def test_an_answer_that_invalidates_has_the_address_looked_up_again(
+    client: LegacyClient, anna: PlayedAnna, word: str
+) -> None:
+    # Nobody but the scheduler has to do with a function that is never called.
+    key = f"funcs/{word}"
+
+    def register_again() -> int:
+        assert client.create_function(word, b"never run").success
+        return anna.lookups(key)
+
+    assert [register_again(), register_again()] == [1, 1]
+    anna.moved.add(key)
+    assert register_again() == 1
+    anna.moved.clear()
+    assert [register_again(), register_again()] == [2, 2]
+    assert len(anna.puts(key)) == 5
+
+
+def test_every_thread_of_the_routing_tier_is_asked(client: LegacyClient, anna: PlayedAnna, word: str) -> None:
+    def asked_all() -> bool:
+        assert client.create_function(f"{word}{uuid.uuid4().hex}", b"never run").success
+        return all(anna.mailbox.all(thread) for thread in anna.routing)
+
+    until(asked_all, "not all routing threads were asked")
