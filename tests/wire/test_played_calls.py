@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.wire.conftest import Scheduler, told_of
 from tests.wire.players import (
     AnnaClient,
     PlayedExecutor,
+    PlayedSink,
     PlayedStorageTier,
     Record,
     Stage,
@@ -176,6 +179,46 @@ def test_a_continuation_calls_the_next_dag_with_the_result(stage: Stage) -> None
         assert (schedule.output_key, schedule.client_id) == ("final", "client 2")
     for source in (left, right):
         stage.receiver("trigger", id="the first call", target_function=source)
+
+
+def continue_with(stage: Stage, name: str, call_id: str, **call: Any) -> None:
+    """Push a continuation, as a sink executor does."""
+    continuation = {"name": name, "id": call_id, "result": encode(messages.VALUE, ONE), "call": call}
+    stage.pusher.push(
+        ports.tcp(stage.scheduler_ip, ports.CONTINUATION), encode(messages.CONTINUATION, continuation)
+    )
+
+
+def assert_names_no_such_dag(value: Record, name: str) -> None:
+    """The value is the legacy error value: what was wrong in words, and a serialized response."""
+    assert value.type == messages.DEFAULT
+    text, response = pickle.loads(value.body)
+    assert text.startswith("ERROR")
+    assert name in text
+    assert response == encode(messages.GENERIC_RESPONSE, {"error": messages.NO_SUCH_DAG})
+
+
+def test_a_continuation_for_an_unknown_dag_answers_an_error_value(
+    stage: Stage, sink: PlayedSink, local: Scheduler
+) -> None:
+    name = stage.name("unknown")
+    dropped = 0 if not local.ray_address else told_of(local)["counts"].get("dropped_call", 0)
+    # Whoever is named last waits for the result: this address, and not the key.
+    continue_with(stage, name, "the first call", response_address=sink.address, output_key=name + "key")
+    [value] = sink.wait_for()
+    assert_names_no_such_dag(value, name)
+    if local.ray_address:
+        assert told_of(local)["counts"]["dropped_call"] == dropped + 1
+
+
+@pytest.mark.parametrize("names_key", [True, False], ids=["output key", "id"])
+def test_a_continuation_for_an_unknown_dag_stores_an_error_value(
+    stage: Stage, anna: AnnaClient, names_key: bool
+) -> None:
+    name, key, call_id = (stage.name(word) for word in ("unknown", "key", "call"))
+    continue_with(stage, name, call_id, **({"output_key": key} if names_key else {}))
+    stored = anna.wait_for_lww(key if names_key else call_id)
+    assert_names_no_such_dag(decode(messages.VALUE, stored), name)
 
 
 def test_an_unknown_dag_is_named_so(stage: Stage) -> None:
