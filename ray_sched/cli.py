@@ -161,8 +161,9 @@ def down(host: str | None, address: str | None, timeout_s: float) -> None:
     from ray_sched import stopping
 
     config = _load(host=host, address=address)
-    stopping.stop(config.host, config.ray_address, timeout_s)
-    click.echo(f"The scheduler group on {config.host} is stopped.")
+    was_there = stopping.stop(config, timeout_s)
+    state = "is stopped" if was_there else "was gone already; its address is free again"
+    click.echo(f"The scheduler group on {config.host} {state}.")
 
 
 @main.command()
@@ -175,7 +176,7 @@ def status(host: str | None, address: str | None, as_json: bool) -> None:
     from ray_sched import group_status
 
     config = _load(host=host, address=address)
-    told = group_status.read(config.host, config.ray_address)
+    told = group_status.read(config)
     click.echo(json.dumps(told, default=str) if as_json else group_status.as_tables(told))
 
 

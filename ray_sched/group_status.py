@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ray_sched import running
+from ray_sched.config import Config
 from ray_sched.errors import NotRunningError
 from ray_sched.holder import CONNECT_S
 
+_SIZES: Final = {"actors": "actor", "executors": "executor", "dags": "DAG", "functions": "function"}
+"""The counts that are sizes, and what one is called."""
 
-def read(host: str, ray_address: str = "") -> dict[str, Any]:
-    """What runs on a host, with the keys `group`, `actors`, `executors`, `dags`, `functions` and `counts`.
+
+def read(config: Config) -> dict[str, Any]:
+    """What runs on the configured host.
+
+    Its keys are `group`, `actors`, `executors`, `dags`, `functions` and `counts`.
 
     Raises:
         NotRunningError: nothing does, or it is still being started.
     """
+    host, ray_address = config.host, config.ray_address
     entry = running.find(host)
     if not ray_address and entry is None:
         raise NotRunningError(f"no scheduler group of this user runs on {host}; start one with: ray-sched up")
@@ -28,7 +35,7 @@ def read(host: str, ray_address: str = "") -> dict[str, Any]:
 
     connect(ray_address or (entry.ray_address if entry else ""), CONNECT_S)
     try:
-        group = Group.attach(entry.group if entry else host)
+        group = Group.attach(entry.group if entry else config.group_name)
         return _gather(group.name, group.status())
     finally:
         disconnect()
@@ -43,7 +50,7 @@ def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "dags": [{"name": name, **dag} for name, dag in scheduler.get("dags", {}).items()],
         "functions": scheduler.get("functions", []),
     }
-    sizes = {name: len(told[name]) for name in ("actors", "executors", "dags", "functions")}
+    sizes = {name: len(told[name]) for name in _SIZES}
     told["counts"] = {**sizes, **answers.get("ingress", {}).get("counts", {})}
     return told
 
@@ -55,16 +62,22 @@ def as_tables(told: dict[str, Any]) -> str:
         [f"{e['ip']}:{e['tid']}", e["type"], ", ".join(e["functions"]) or "-", f"{e['utilization']:.0%}"]
         for e in told["executors"]
     ]
-    counts = ", ".join(f"{number} {name}" for name, number in told["counts"].items())
+    counts = {name: number for name, number in told["counts"].items() if name not in _SIZES}
+    sizes = ", ".join(_amount(told["counts"][name], singular) for name, singular in _SIZES.items())
+    counted = ", ".join(f"{name} {number}" for name, number in counts.items())
     return "\n\n".join(
         [
-            f"Group {told['group']}: {counts}",
+            f"Group {told['group']}: {sizes}\nCounts: {counted or 'none'}",
             _table(["ACTOR", "STATE"], actors),
             _table(["EXECUTOR", "TYPE", "PINNED", "BUSY"], executors),
             _table(["DAG", "FUNCTIONS"], [[d["name"], ", ".join(d["functions"])] for d in told["dags"]]),
             _table(["FUNCTION"], [[name] for name in told["functions"]]),
         ]
     )
+
+
+def _amount(number: int, singular: str) -> str:
+    return f"{number} {singular}" if number == 1 else f"{number} {singular}s"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

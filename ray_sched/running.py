@@ -9,11 +9,15 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ray_sched import processes
 from ray_sched.errors import AlreadyRunningError, NotRunningError
+
+_CONNECT_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,17 @@ class Running:
     def alive(self) -> bool:
         """Whether its process lives; a group without one is believed."""
         return not self.pid or processes.started(self.pid) == self.pid_started
+
+    def cluster_is_gone(self) -> bool:
+        """Whether it has no process, and nothing takes connections where its Ray cluster was."""
+        host, _, port = self.ray_address.rpartition(":")
+        if self.pid or not host or not port.isdigit():
+            return False
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_S).close()
+        except OSError:
+            return True
+        return False
 
     @property
     def mark(self) -> str:
@@ -62,7 +77,7 @@ def folder() -> Path:
 
 
 def claim(entry: Running) -> None:
-    """Writes its file, unless its host has one.
+    """Writes its file, unless its host has one; that of a group whose Ray cluster has gone gives way.
 
     Raises:
         AlreadyRunningError: a group runs there, or is being started.
@@ -76,7 +91,9 @@ def claim(entry: Running) -> None:
                 return
             except FileExistsError:
                 other = find(entry.host)
-            if other is not None:
+            if other is not None and other.cluster_is_gone():
+                forget(other)
+            elif other is not None:
                 where = f"process {other.pid}" if other.pid else f"in the Ray cluster at {other.ray_address}"
                 raise AlreadyRunningError(
                     f"a scheduler group runs on {entry.host} already ({where}); "
@@ -96,7 +113,11 @@ def update(entry: Running, **changes: str | int) -> Running:
 def forget(entry: Running) -> None:
     """Removes its file, unless that has become somebody else's."""
     current = _read(_file(entry.host))
-    if current is not None and (current.pid, current.pid_started) == (entry.pid, entry.pid_started):
+    if current is None:
+        return
+    # A process changes its own entry; those without one can be told apart by the rest alone.
+    same = current == entry if not entry.pid else current.pid_started == entry.pid_started
+    if same and current.pid == entry.pid:
         _file(entry.host).unlink(missing_ok=True)
 
 

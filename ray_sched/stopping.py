@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from ray_sched import running
+from ray_sched.config import Config
 from ray_sched.errors import NotRunningError, RaySchedError
 from ray_sched.holder import CONNECT_S
 from ray_sched.running import Running
@@ -16,24 +17,45 @@ _POLL_S: Final = 0.1
 _CLEAN_UP_S: Final = 1.0
 
 
-def stop(host: str, ray_address: str, timeout_s: float) -> None:
+def stop(config: Config, timeout_s: float) -> bool:
     """Stops the group on a host, cleanly within `timeout_s` seconds, else by force.
 
+    Returns false where it was gone already, with its Ray cluster or out of it, and is only forgotten.
+
     Args:
-        ray_address: the Ray cluster that it runs in, where another machine started it; else empty.
+        config: names the host, and the Ray cluster and the group where another machine started it.
 
     Raises:
         NotRunningError: there is none.
     """
-    entry = running.find(host)
-    if entry is not None and entry.pid:
+    entry = running.find(config.host)
+    if entry is None:
+        if not config.ray_address:
+            raise NotRunningError(
+                f"no scheduler group of this user runs on {config.host}, so there is nothing to stop"
+            )
+        _stop_actors(config.group_name, config.ray_address, timeout_s)
+        return True
+    if entry.pid:
         _stop_holder(entry, timeout_s)
-    elif ray_address or entry is not None:
-        _stop_actors(host, ray_address or (entry.ray_address if entry else ""), timeout_s)
-        if entry is not None:
-            running.forget(entry)
-    else:
-        raise NotRunningError(f"no scheduler group of this user runs on {host}, so there is nothing to stop")
+        return True
+    address = config.ray_address or entry.ray_address
+    was_there = True
+    try:
+        if address == entry.ray_address and entry.cluster_is_gone():
+            was_there = False
+        else:
+            _stop_actors(entry.group, address, timeout_s)
+    except _GroupGoneError:
+        if address != entry.ray_address:
+            raise
+        was_there = False
+    running.forget(entry)
+    return was_there
+
+
+class _GroupGoneError(NotRunningError):
+    """The Ray cluster answers, and has no such group."""
 
 
 def _stop_holder(entry: Running, timeout_s: float) -> None:
@@ -53,12 +75,16 @@ def _stop_holder(entry: Running, timeout_s: float) -> None:
     running.forget(entry)
 
 
-def _stop_actors(host: str, ray_address: str, timeout_s: float) -> None:
+def _stop_actors(name: str, ray_address: str, timeout_s: float) -> None:
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
     connect(ray_address, CONNECT_S)
     try:
-        Group.attach(host).stop(timeout_s)
+        try:
+            group = Group.attach(name)
+        except NotRunningError as error:
+            raise _GroupGoneError(str(error)) from None
+        group.stop(timeout_s)
     finally:
         disconnect()

@@ -210,6 +210,18 @@ def test_a_stale_file_is_noticed_and_removed(state: Path) -> None:
     assert list(state.glob("*.json")) == []
 
 
+def test_a_group_whose_ray_cluster_has_gone_is_forgotten(state: Path) -> None:
+    with socket.create_server(("127.0.5.49", 0)) as free:
+        port = free.getsockname()[1]
+    entry = {"host": "127.0.5.49", "group": "g", "ray_address": f"127.0.5.49:{port}"}
+    state.mkdir()
+    (state / "127.0.5.49.json").write_text(json.dumps({**entry, "pid": 0, "pid_started": 0}))
+    down = run("down", "--host", "127.0.5.49")
+    assert down.returncode == 0, down.stderr
+    assert "The scheduler group on 127.0.5.49 was gone already" in down.stdout
+    assert list(state.glob("*.json")) == []
+
+
 @pytest.mark.cluster
 def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
     host = "127.0.5.43"
@@ -337,7 +349,9 @@ def test_an_up_that_is_killed_before_it_has_let_go_takes_its_group_with_it(
 
 
 @pytest.mark.cluster
-def test_a_group_in_a_ray_cluster_that_exists(state: Path, ended: list[Up]) -> None:
+def test_a_group_in_a_ray_cluster_that_exists(
+    state: Path, ended: list[Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = "127.0.5.48"
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = LocalCluster.start(Config(), folder)
@@ -362,6 +376,26 @@ def test_a_group_in_a_ray_cluster_that_exists(state: Path, ended: list[Up]) -> N
             assert run("down", *there).returncode == 0
             assert names.roles_by_group() == {}
             assert run("down", *there).returncode == 1
+
+            settings = state / "blue.yml"
+            settings.write_text("group: blue")
+            named = run("up", *there, "--executors", "0", "--detach", "--config", str(settings))
+            assert named.returncode == 0, named.stderr
+            file = state / f"{host}.json"
+            remembered = file.read_text()
+            file.unlink()
+            assert run("status", *there).returncode == 1
+            monkeypatch.setenv("RAY_SCHED_GROUP", "blue")
+            told = run("status", *there)
+            assert told.stdout.startswith("Group blue: 6 actors, 0 executors, 0 DAGs, 1 function\n")
+            monkeypatch.delenv("RAY_SCHED_GROUP")
+            file.write_text(remembered)
+            assert run("down", "--host", host).returncode == 0
+            assert names.roles_by_group() == {}
+            file.write_text(remembered)
+            gone = run("down", "--host", host)
+            assert gone.returncode == 0 and "gone already" in gone.stdout
+            assert not file.exists()
 
             foreground = Up(*there, "--executors", "0")
             ended.append(foreground)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ def test_a_host_is_claimed_once_and_free_again_when_forgotten() -> None:
     running.forget(entry())
     assert running.find("127.0.5.70") is None
     running.claim(entry())
+
+
+def test_a_group_without_a_process_keeps_its_host_as_long_as_its_ray_cluster_answers() -> None:
+    with socket.create_server(("127.0.5.70", 0)) as cluster:
+        detached = Running("127.0.5.70", "one", f"127.0.5.70:{cluster.getsockname()[1]}", 0, 0)
+        running.claim(detached)
+        with pytest.raises(AlreadyRunningError, match="in the Ray cluster at"):
+            running.claim(entry())
+    running.claim(entry())
+    running.forget(detached)
+    assert running.find("127.0.5.70") == entry()
 
 
 def test_only_the_process_that_claimed_a_host_forgets_it() -> None:
