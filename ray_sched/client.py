@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ray_sched.errors import (
     BadMessageError,
+    FunctionNotFoundError,
     InvalidDagError,
     KeyMissingError,
     NotRunningError,
@@ -46,7 +47,7 @@ from ray_sched.wire.codec import ERRORS, WANTS_REASON, parse, parse_text
 __all__ = ["Client", "Continuation", "DagFunction", "Future", "RemoteFunction", "build_dag", "connect"]
 
 _ADVICE: Final[dict[int, str]] = {
-    cb.FUNC_NOT_FOUND: "a function is not registered: register it first",
+    cb.FUNC_NOT_FOUND: "a function that it needs is not registered: register that first",
     cb.NOT_PINNED: "the executor does not hold the function (any more): try again",
     cb.NO_SUCH_DAG: "no DAG of that name exists: register it first",
     cb.NO_RESOURCES: "no executor can take it now: try again later, or start more executors",
@@ -130,6 +131,8 @@ class Client:
     ) -> RemoteFunction:
         """Store a function, or a class with a `run` method as `(cls, args)`, under a name.
 
+        Executors call a function as `function(library, ...)`; of a class each makes one
+        `cls(library, *args)`, whose `run(library, ...)` every call there shares.
         A function of that name is replaced. `consistency` (normal, single, multi) is that of the
         calls of what is returned. Raises RefusedError when the scheduler cannot store it.
         """
@@ -145,7 +148,7 @@ class Client:
         check_consistency(consistency)
         check_name("a function", name)
         if name not in self.list(name):
-            raise _refusal(cb.FUNC_NOT_FOUND, "", f"function {name!r}")
+            raise FunctionNotFoundError(f"no function {name!r} is registered: register it first")
         return RemoteFunction(self, name, consistency)
 
     def list(self, prefix: str = "", *, timeout_s: float | None = None) -> _Names:

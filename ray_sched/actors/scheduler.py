@@ -470,6 +470,9 @@ class SchedulerActor:
     def register(self, function: Any, name: str) -> str:
         """Register a function, or a tuple `(cls, args)` of a class with `run`; returns the name.
 
+        Executors call a function as `function(library, ...)`; of a class each makes one
+        `cls(library, *args)`, whose `run(library, ...)` every call there shares.
+
         Raises BadMessageError, KvsError, TimedOutError.
         """
         self.create_function(build_function(function, name))
