@@ -381,6 +381,8 @@ def test_a_group_in_a_ray_cluster_that_exists(
             settings.write_text("group: blue")
             named = run("up", *there, "--executors", "0", "--detach", "--config", str(settings))
             assert named.returncode == 0, named.stderr
+            with ray_sched.connect(host) as client:
+                client.register(lambda _: 1, "one")
             file = state / f"{host}.json"
             remembered = file.read_text()
             file.unlink()
