@@ -233,6 +233,7 @@ class PolicyActor:
                 self._carry_out(self._pinning.on_answer(success, name, now))
             case Seen(addresses, at):
                 self._table.on_seen(addresses, at)
+                self._carry_out(self._pinning.on_seen(addresses, now))
             case Booked(address, seq):
                 if executor := self._table.executors.get(address):
                     self._table.book(executor, seq)
@@ -289,7 +290,7 @@ class PolicyActor:
             return  # the ingress is silent itself: nothing is known of the executors
         for address in self._table.remove_silent(now):
             log.warning("executor=%s:%d is silent and counts as gone", *address)
-            self._carry_out(self._pinning.on_gone(address, now))
+            self._carry_out(self._pinning.on_gone(address, now, silent=True))
 
     def _recover(self) -> None:
         """After a restart, begin with what the Ingress knows."""

@@ -19,7 +19,7 @@ from ray_sched.core.dags import Plan
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
 from ray_sched.core.policies import Policy, Request
 from ray_sched.core.references import references_of
-from ray_sched.errors import NoResourcesError, NoSuchDagError
+from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
 from ray_sched.wire.protobuf import LENGTH_DELIMITED, LENGTHS, delimited, varint
@@ -67,10 +67,12 @@ class Dispatcher:
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
     def call(self, call: cb.FunctionCall, now: float) -> Dispatched:
-        """Place a one-shot call on a free executor. Raises NoResourcesError.
+        """Place a one-shot call on a free executor. Raises NoResourcesError, BadMessageError.
 
         With `source_hint` STORAGE one on the `locations` that hold the data comes first.
         """
+        if not call.name:
+            raise BadMessageError("a call has to name its function")
         candidates: ExecutorPool = self._table.free[False]
         executor = None
         if call.source_hint == cb.STORAGE:

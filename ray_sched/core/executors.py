@@ -144,7 +144,8 @@ class ExecutorTable:
         """The free executors: without and with a GPU."""
         self.key_ips: dict[str, set[str]] = {}
         self._ip_keys: dict[str, frozenset[str]] = {}
-        self._departed: dict[Address, None] = {}
+        self._departed: dict[Address, int] = {}
+        """Who left, and as of which `seq`: older records of them are not believed."""
         self._bucket = 0
         self._bucket_start = 0.0
         self._last_look: float | None = None
@@ -163,7 +164,7 @@ class ExecutorTable:
         if not status.running:
             if executor is None:
                 return False
-            self.remove(status.address)
+            self.remove(status.address, seq)
             return True
         changed = False
         if executor is None:
@@ -273,7 +274,7 @@ class ExecutorTable:
             self._ip_keys.pop(ip, None)
         self.dirty_ips[ip] = None
 
-    def remove(self, address: Address) -> None:
+    def remove(self, address: Address, seq: int = 0) -> None:
         """The executor left or died: it is gone from everything at once."""
         executor = self.executors.pop(address, None)
         if executor is None:
@@ -284,7 +285,7 @@ class ExecutorTable:
         for touched in self._touched:
             touched.pop(executor, None)
         self._backing_off.pop(executor, None)
-        self._departed[address] = None
+        self._departed[address] = seq
         if len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
         if not any(ip == executor.ip for ip, _ in self.executors):
@@ -369,6 +370,8 @@ class ExecutorTable:
         address = (record.ip, record.tid)
         executor = self.executors.get(address)
         if executor is None:
+            if record.seq < self._departed.get(address, 0):
+                return
             executor = self._new(address)
         elif executor.seq > record.seq:
             return

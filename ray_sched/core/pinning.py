@@ -7,8 +7,8 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
   unpinned.
 - Legacy executors answer with a message that names nobody. So at most one pin is in flight to
   executors that never named themselves: the *lane*. Ours name themselves and need no lane.
-- A late answer counts for nobody. After a time-out the next anonymous answer may be the late one,
-  so that for `QUARANTINE_S` anonymous answers are not believed: the executor's own status, which
+- A late answer counts for nobody. While a further one is still to come from whoever timed out (at
+  the most for `QUARANTINE_S`), unnamed answers are not believed: the executor's own status, which
   follows each pin and does name its function, decides instead.
 - Who was asked and given up is told to unpin, in case it accepts late.
 - A pin belongs to a DAG. Two DAGs may hold the same function on the same executor (in local mode):
@@ -57,6 +57,8 @@ class _Attempt:
     """Whom it was sent to, while its answer is awaited."""
     deadline: float = 0.0
     in_lane: bool = False
+    alone: bool = True
+    """No other unnamed answer than its own can come while it is in the lane."""
     pin: Pin | None = None
     abandoned: bool = False
     """Its transaction failed meanwhile: an acceptance is undone at once."""
@@ -94,8 +96,8 @@ class Pinning:
         self._waiting: list[_Attempt] = []
         self._sent: list[_Attempt] = []
         self._named: set[Address] = set()
-        self._given_up: dict[tuple[Address, str], tuple[float, bool]] = {}
-        """Pins that timed out: when, and whether their answer would name nobody."""
+        self._unanswered: list[tuple[Address, float]] = []
+        """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
         self._leaving: dict[Address, dict[str, float]] = {}
         """Functions that executors were told to unpin, until a status says that they did."""
         self.pins: dict[str, list[Pin]] = {}
@@ -184,13 +186,15 @@ class Pinning:
         address, function = parse_answer_name(name)
         if address is not None:
             self._named.add(address)
+            self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
             for attempt in self._sent:
                 if attempt.address == address and attempt.request.function == function:
                     return self._answered(attempt, success, now) + self._advance(now)
             self.late_answers += 1
             return []
+        del self._unanswered[:1]
         for attempt in self._sent:
-            if attempt.in_lane and not self._expects_late(now):
+            if attempt.in_lane and attempt.alone:
                 return self._answered(attempt, success, now) + self._advance(now)
         self.late_answers += 1
         return []
@@ -201,25 +205,42 @@ class Pinning:
         leaving = self._leaving.get(address, {})
         for function in [f for f in leaving if f not in functions]:
             self._left(address, function)
-        if self._expects_late(now):
-            for attempt in list(self._sent):
-                if attempt.in_lane and attempt.address == address and attempt.request.function in functions:
-                    effects += self._answered(attempt, True, now)
-        for function in functions:
-            if self._given_up.pop((address, function), None) and not self._is_held(address, function):
-                effects += self._unpin(address, function, now)
+        effects += self._confirmed(address, functions, now)
         effects += self._take_back(address, functions, now)
         effects += self._unpin_again(address, functions, now)
         self._find_lost(now, address)
         return effects + self._advance(now)
 
-    def on_gone(self, address: Address, now: float) -> list[Effect]:
-        """An executor left or died; the table has forgotten it already."""
+    def on_seen(self, addresses: Iterable[Address], now: float) -> list[Effect]:
+        """Executors reported what the table has already: that may confirm a pin of what they held before."""
+        asked = {attempt.address for attempt in self._sent if attempt.in_lane and not attempt.alone}
         effects: list[Effect] = []
+        for address in addresses:
+            executor = self._table.executors.get(address) if address in asked else None
+            if executor is not None:
+                effects += self._confirmed(address, tuple(executor.functions), now)
+        return effects + self._advance(now) if asked else effects
+
+    def _confirmed(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
+        """The status of an executor whose answer could not be believed decides about its pin."""
+        effects: list[Effect] = []
+        for attempt in list(self._sent):
+            if not attempt.in_lane or attempt.alone:
+                continue
+            if attempt.address == address and attempt.request.function in functions:
+                effects += self._answered(attempt, True, now)
+        return effects
+
+    def on_gone(self, address: Address, now: float, *, silent: bool = False) -> list[Effect]:
+        """An executor left or died; the table has forgotten it already.
+
+        One that is only silent may come back, and answer then.
+        """
+        effects: list[Effect] = []
+        if not silent:
+            self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
         self._named.discard(address)
         self._leaving.pop(address, None)
-        for given_up in [key for key in self._given_up if key[0] == address]:
-            del self._given_up[given_up]
         for attempt in [a for a in self._sent if a.address == address]:
             self._release_later(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)
@@ -236,7 +257,8 @@ class Pinning:
                 attempt.deadline += gap
         for attempt in [a for a in self._sent if now >= a.deadline]:
             assert attempt.address is not None
-            self._given_up[attempt.address, attempt.request.function] = (now, attempt.in_lane)
+            # Should it accept after all, its next status is reason enough to tell it.
+            self._release_later(attempt.address, attempt.request.function, now - self._settle_s)
             effects += self._recall(attempt.address, attempt.request.function)
             effects += self._answered(attempt, False, now)
         for address, leaving in list(self._leaving.items()):
@@ -312,6 +334,10 @@ class Pinning:
             attempt.address = executor.address
             attempt.tried.add(executor.address)
             attempt.in_lane = in_lane
+            if in_lane:
+                self._unanswered = [sent for sent in self._unanswered if now - sent[1] < QUARANTINE_S]
+                attempt.alone = not self._unanswered
+                self._unanswered.append((executor.address, now))
             attempt.deadline = now + self._pin_timeout_s
             self._sent.append(attempt)
             self._released.pop((executor.address, attempt.request.function), None)
@@ -548,10 +574,3 @@ class Pinning:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
             return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
         return f"no free {kind} for {attempt.request.function!r}: add executors, or delete a DAG"
-
-    # --- answers ---
-
-    def _expects_late(self, now: float) -> bool:
-        for key in [key for key, (since, _) in self._given_up.items() if now - since >= QUARANTINE_S]:
-            del self._given_up[key]
-        return any(anonymous for _, anonymous in self._given_up.values())

@@ -13,7 +13,7 @@ from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER, Dispatcher
 from ray_sched.core.executors import ExecutorTable, Status
 from ray_sched.core.policies import load_policy
-from ray_sched.errors import NoResourcesError, NoSuchDagError
+from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 
@@ -213,3 +213,10 @@ def test_arrivals_are_counted(diamond: Setting) -> None:
     assert batch is not None
     assert batch.functions == dict.fromkeys("abcd", 3)
     assert batch.dags == {"diamond": [0.5, 0.25]}
+
+
+def test_a_call_without_a_name_is_refused() -> None:
+    s = Setting(local=True)
+    s.executor(0)
+    with pytest.raises(BadMessageError):
+        s.dispatcher.call(cb.FunctionCall(), NOW)

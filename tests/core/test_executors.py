@@ -373,3 +373,20 @@ class Copies(RuleBasedStateMachine):
 
 Copies.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCopies = Copies.TestCase
+
+
+def test_an_older_record_does_not_bring_back_who_was_seen_to_leave() -> None:
+    policy, copy = table(), table()
+    for t in (policy, copy):
+        t.on_status(status(A, "f"), 0.0, seq=1)
+    old = policy.record(A)
+    assert old is not None
+    copy.on_status(status(A, running=False), 1.0, seq=2)
+    copy.apply(old)
+    assert A not in copy.executors
+    policy.on_status(status(A, running=False), 1.0, seq=2)
+    policy.on_status(status(A), 2.0, seq=3)
+    new = policy.record(A)
+    assert new is not None
+    copy.apply(new)
+    assert A in copy.executors

@@ -467,3 +467,39 @@ def test_without_an_empty_node_with_room_one_with_room_for_all_is_taken() -> Non
     c.status(used[0], "other")
     f, g = PinRequest("f", colocated=True), PinRequest("g", colocated=True)
     assert {sent(c.create("dag", f, g)).address[0], sent(c.answer(True)).address[0]} == {"10.0.0.1"}
+
+
+def test_a_late_answer_counts_for_nobody_when_its_status_came_first() -> None:
+    c = Cluster(A, B)
+    first = sent(c.create("dag", "f"))
+    second = sent(c.later(TIMEOUT_S))
+    c.status(first.address, "f")  # it accepted after all; its answer is still to come
+    assert c.answer(True) == []
+    assert c.holders("f") != {second.address}
+    finished(c.status(second.address, "f"))
+
+
+def test_once_every_late_answer_has_come_answers_are_believed_again() -> None:
+    c = Cluster(A, B, C)
+    sent(c.create("one", "f"))
+    second = sent(c.later(TIMEOUT_S))
+    c.answer(True)
+    finished(c.status(second.address, "f"))
+    c.answer(True)
+    sent(c.create("two", "g"))
+    finished(c.answer(True))
+
+
+def test_who_held_the_function_before_confirms_its_pin_by_being_seen() -> None:
+    c = Cluster(A, B, local=True, capacity=0)
+    c.create("one", "f")
+    c.answer(True)
+    (holder,) = c.holders("f")
+    c.later(2.0)
+    c.create("silent", "g")
+    c.later(3 * TIMEOUT_S)  # nobody answers: from now on unnamed answers are not believed
+    c.status(A if holder == B else B, running=False)
+    pin = sent(c.create("two", "f"))
+    assert pin.address == holder
+    assert c.answer(True) == []
+    finished(c.pinning.on_seen([holder], c.now))

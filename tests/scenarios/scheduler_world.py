@@ -268,7 +268,7 @@ class SchedulerWorld:
         for executor in self._table.remove_silent(self.now):
             self._say(f"{address_text(executor)} is silent and counts as gone")
             self._forget_executor(executor)
-            self._carry_out(self._pinning.on_gone(executor, self.now))
+            self._carry_out(self._pinning.on_gone(executor, self.now, silent=True))
 
     # --- functions and DAGs ---
 
