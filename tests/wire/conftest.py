@@ -33,6 +33,8 @@ from tests.wire.players import (
 )
 
 EXECUTING, LOCAL, CLUSTER, ANNA = "executing", "local", "cluster", "anna"
+LENT = "lent"
+"""Executors of ours under another scheduler: there is no target of that kind."""
 REPOSITORY = Path(__file__).parents[2]
 START_S = 90.0
 STOP_S = 60.0
@@ -149,6 +151,20 @@ def with_anna(
     finally:
         anna.close()
         pusher.close()
+
+
+@pytest.fixture(scope="module")
+def lent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
+    """With two executors that report to another scheduler and to a management node, both played."""
+    management = PlayedManagement("127.0.9.61")
+    try:
+        yield from scheduler(
+            request, tmp_path_factory, LENT, "127.0.9.62",
+            "--executors", "2", "--mgmt", management.ip, "--layout", "wide",
+            layout="wide", settings={"RAY_SCHED_EXECUTOR_SCHEDULER_IPS": "127.0.9.60"}, management=management,
+        )  # fmt: skip
+    finally:
+        management.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from .executor import PlayedExecutor, Verdict
 from .management import PlayedManagement
 from .peer import PlayedPeer
 from .protobuf import MalformedError, Record, decode, encode
+from .scheduler import PlayedScheduler
 from .sink import PlayedSink
 from .sockets import Mailbox, NothingCameError, Pusher
 from .stage import Stage, until
@@ -27,6 +28,7 @@ __all__ = [
     "PlayedExecutor",
     "PlayedManagement",
     "PlayedPeer",
+    "PlayedScheduler",
     "PlayedSink",
     "PlayedStorageTier",
     "Pusher",
