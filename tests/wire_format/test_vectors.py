@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from ray_sched.wire import anna_pb2, cloudburst_pb2, internal_pb2, shared_pb2
 
-VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())["messages"]
+VECTORS = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["messages"]
 MODULES = {
     "anna.proto": anna_pb2,
     "cloudburst.proto": cloudburst_pb2,
