@@ -36,6 +36,13 @@ def peer(cluster_stage: Stage) -> Iterator[PlayedPeer]:
     peer.close()
 
 
+@pytest.fixture
+def another_peer(cluster_stage: Stage) -> Iterator[PlayedPeer]:
+    peer = PlayedPeer(cluster_stage.node(), cluster_stage.pusher)
+    yield peer
+    peer.close()
+
+
 def test_the_management_node_is_asked_for_schedulers_with_an_empty_request(
     management: PlayedManagement,
 ) -> None:
@@ -52,6 +59,42 @@ def test_peers_are_told_of_dags_and_locations(
     location = {"name": function, "ip": executor.ip, "tid": executor.tid}
     management.schedulers = [cluster_stage.scheduler_ip, peer.ip]
     peer.wait_for(where=lambda told: name in told.dags and location in told.function_locations)
+
+
+def test_a_peer_that_is_gone_is_told_nothing_more(
+    cluster_stage: Stage, management: PlayedManagement, peer: PlayedPeer, another_peer: PlayedPeer
+) -> None:
+    management.schedulers = [cluster_stage.scheduler_ip, peer.ip, another_peer.ip]
+    for told in (peer, another_peer):
+        told.wait_for()
+    management.schedulers = [cluster_stage.scheduler_ip, another_peer.ip]
+    # Whom it tells this time it has asked before: after the second request nothing is on its way.
+    asked = len(management.mailbox.all("schedulers"))
+    management.mailbox.wait_for("schedulers", asked + 3)
+    before, stays = len(peer.mailbox.all("update")), len(another_peer.mailbox.all("update"))
+    another_peer.wait_for(stays + 3)
+    assert len(peer.mailbox.all("update")) == before
+
+
+def test_a_management_node_that_hangs_holds_up_nobody(
+    cluster_stage: Stage, management: PlayedManagement, peer: PlayedPeer, another_peer: PlayedPeer
+) -> None:
+    [executor] = cluster_stage.executors(1)
+    management.schedulers = [cluster_stage.scheduler_ip, peer.ip]
+    peer.wait_for()
+    with management.hung():
+        told = len(peer.mailbox.all("update"))
+        function = cluster_stage.function()
+        name = cluster_stage.create_dag([function])
+        assert cluster_stage.client.call_dag(name).success
+        executor.wait_for("schedule")
+        # The peers stay as they were, and hear what is new.
+        peer.wait_for(told + 3)
+        peer.wait_for(where=lambda status: name in status.dags)
+        assert not another_peer.mailbox.all("update")
+        management.schedulers = [another_peer.ip]
+    # A request that was never answered does not stand in the way of the next.
+    another_peer.wait_for(where=lambda status: name in status.dags)
 
 
 def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer) -> None:

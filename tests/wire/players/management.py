@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
 
 from . import messages as m
 from . import ports
 from .protobuf import Record, decode, encode
 from .sockets import Mailbox
+
+LONGEST_HANG_S: Final = 60.0
 
 
 class PlayedManagement:
@@ -16,6 +21,8 @@ class PlayedManagement:
     def __init__(self, ip: str, schedulers: Sequence[str] = ()) -> None:
         self.ip = ip
         self.schedulers = list(schedulers)
+        self._goes_on = threading.Event()
+        self._goes_on.set()
         self.mailbox = Mailbox(
             {
                 "status": ports.tcp(ip, ports.MGMT_STATUS),
@@ -26,6 +33,15 @@ class PlayedManagement:
             self._play,
             replies=frozenset({"schedulers"}),
         )
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """From the next request for schedulers on it does nothing any more, until this ends."""
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._goes_on.set()
 
     def wait_for_statistics(
         self,
@@ -54,4 +70,7 @@ class PlayedManagement:
         self.mailbox.close()
 
     def _play(self, kind: str, raw: bytes) -> bytes | None:
-        return encode(m.STRING_SET, {"keys": self.schedulers}) if kind == "schedulers" else None
+        if kind != "schedulers":
+            return None
+        self._goes_on.wait(LONGEST_HANG_S)
+        return encode(m.STRING_SET, {"keys": self.schedulers})
