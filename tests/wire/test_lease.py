@@ -6,18 +6,14 @@ seconds would; under the lease the ingress decides alone, and after it every cal
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.wire.conftest import Scheduler, environment
+from tests.wire.conftest import Scheduler, told_of
 from tests.wire.players import Stage, messages, until
 
 pytestmark = pytest.mark.cluster
@@ -41,16 +37,7 @@ def pids(local: Scheduler) -> list[int]:
     """The processes of the Scheduler and the Policy."""
     if not local.ray_address:
         pytest.skip("the processes of a target are not known")
-    program = Path(sys.executable).parent / "ray-sched"
-    told = subprocess.run(
-        [str(program), "status", "--json", "--host", local.ip, "--address", local.ray_address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env=environment(),
-    )
-    actors = json.loads(told.stdout)["actors"]
+    actors = told_of(local)["actors"]
     return [int(actors[role]["pid"]) for role in STANDING_STILL]
 
 
