@@ -72,7 +72,8 @@ def test_a_peer_that_is_gone_is_told_nothing_more(
     asked = len(management.mailbox.all("schedulers"))
     management.mailbox.wait_for("schedulers", asked + 3)
     before, stays = len(peer.mailbox.all("update")), len(another_peer.mailbox.all("update"))
-    another_peer.wait_for(stays + 3)
+    management.mailbox.wait_for("schedulers", asked + 6)
+    another_peer.wait_for(stays + 2)
     assert len(peer.mailbox.all("update")) == before
 
 
