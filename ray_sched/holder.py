@@ -99,8 +99,8 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
         try:
             group = Group.start(config, ready_parts(tell, time.monotonic() - began))
             undo.callback(group.stop, STOP_S)
+            ready = True  # before it is told: whoever hears it may end this at once
             tell({"ready": config.host})
-            ready = True
             while not interruption.asked:
                 # An exception that a handler raises within a destructor is lost, so ask again.
                 time.sleep(1.0)

@@ -159,12 +159,13 @@ class PlayedExecutor:
                 self._report_change()
 
     def _answer(self, pin: Record, accept: bool) -> None:
+        # It holds the function before it says so: who hears the answer may look at once.
+        if accept and pin.name not in self.functions:
+            self.functions.append(pin.name)
         answer = {"success": accept, "response_id": self._name(self, pin) if self._name else ""}
         self._pusher.push(
             ports.tcp(pin.response_address, ports.PIN_ACCEPT), encode(m.GENERIC_RESPONSE, answer)
         )
-        if accept and pin.name not in self.functions:
-            self.functions.append(pin.name)
         self._report_change()
 
     @staticmethod
