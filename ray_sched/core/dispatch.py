@@ -10,14 +10,13 @@ bits and no system call.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
-from ray_sched.core.policies import Policy, Request
+from ray_sched.core.policies import Policy, Request, Rng
 from ray_sched.core.references import references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -52,7 +51,7 @@ class Dispatcher:
         table: ExecutorTable,
         plans: Mapping[str, Plan],
         policy: Policy,
-        rng: random.Random,
+        rng: Rng,
         arrivals: Arrivals,
     ) -> None:
         self._table = table

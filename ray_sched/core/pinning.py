@@ -21,12 +21,12 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
 from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
+from ray_sched.core.policies import Rng
 
 QUARANTINE_S = 60.0
 """How long an anonymous answer that never came is still expected."""
@@ -78,7 +78,7 @@ class Pinning:
     def __init__(
         self,
         table: ExecutorTable,
-        rng: random.Random,
+        rng: Rng,
         *,
         functions_per_executor: int,
         local: bool,

@@ -18,10 +18,14 @@ ENTRY_POINTS = "ray_sched.policies"
 
 
 class Rng(Protocol):
-    """The part of `random.Random` that a policy uses."""
+    """The part of `random.Random` that the core uses; who makes one chooses its seed."""
 
     def random(self) -> float:
         """A number in [0, 1)."""
+        ...
+
+    def getrandbits(self, bits: int, /) -> int:
+        """A number of so many random bits."""
         ...
 
 
