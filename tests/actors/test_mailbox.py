@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
+
+import pytest
 
 from ray_sched.actors.mailbox import Mailbox
 
@@ -41,8 +44,14 @@ def test_many_threads_put_and_nothing_is_lost() -> None:
     mailbox.close()
 
 
-def test_putting_after_the_end_is_harmless() -> None:
+def test_putting_after_the_end_touches_nobody_elses_descriptor() -> None:
     mailbox: Mailbox[int] = Mailbox()
     mailbox.close()
-    mailbox.put(1)
-    mailbox.close()
+    reused = os.eventfd(0, os.EFD_NONBLOCK)  # the lowest free number, which the mailbox had
+    try:
+        mailbox.put(1)
+        mailbox.close()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(reused)
+    finally:
+        os.close(reused)
