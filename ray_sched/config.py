@@ -77,8 +77,21 @@ class SchedulerConfig:
     )
     max_message_bytes: int = setting(
         256 * 2**20,
-        "Bytes of the largest message; the connection of one that sends more is closed.",
+        "Bytes of the largest call, function or DAG; one of up to twice as many is refused with a reason, "
+        "the connection of one that sends more is closed.",
         minimum=1024,
+    )
+    max_control_bytes: int = setting(
+        4 * 2**20,
+        "The same for what is none of these: names, statuses, answers to pins, updates of other schedulers.",
+        minimum=1024,
+    )
+    max_name_bytes: int = setting(
+        1024, "Bytes of the longest name that a function or a DAG may have.", minimum=1
+    )
+    max_dag_functions: int = setting(1000, "Functions that one DAG may have.", minimum=1)
+    max_executors: int = setting(
+        20_000, "Executor threads that may be known at once; statuses of further ones are dropped.", minimum=1
     )
     request_timeout_s: float = setting(
         60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CLOSED_PORTS: Final = 8192
 """How many closed ports are remembered, the latest first; Linux has 28,000 ephemeral ones."""
 BIND_TRIES: Final = 50
+MAX_RESPONSE_BYTES: Final = 1 << 29
+"""The connection of whoever sends a larger one is closed."""
 _SETTLE_S: Final = 5.0
 
 
@@ -157,6 +159,7 @@ class ResponsePool:
             except zmq.ZMQError as error:
                 raise NoResourcesError(f"no socket is left for a direct response: {error}") from error
             socket.linger = 0
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_RESPONSE_BYTES)
             try:
                 socket.bind(f"tcp://{self.ip}:*")
             except zmq.ZMQError as error:

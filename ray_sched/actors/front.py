@@ -19,7 +19,7 @@ from ray_sched.core.executors import Address
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
 from ray_sched.wire.ports import Layout, tcp
-from ray_sched.wire.sockets import PushSockets
+from ray_sched.wire.sockets import DONTWAIT, PushSockets, receive
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ Handlers = dict[Any, Callable[[zmq.Socket[bytes], float], bool]]
 
 # pyzmq's own `recv_multipart` and `send_multipart` cost three times as much: they make enumerations
 # of flags and options for each part.
-DONTWAIT: Final = int(zmq.DONTWAIT)
 DONTWAIT_SNDMORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 
@@ -43,16 +42,6 @@ class Peer(NamedTuple):
     socket: zmq.Socket[bytes]
     envelope: list[bytes]
     wants_reason: bool
-
-
-def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """All parts of the next message. Raises zmq.Again when there is none."""
-    frame = socket.recv(DONTWAIT, copy=False)
-    frames = [frame.bytes]
-    while frame.more:
-        frame = socket.recv(DONTWAIT, copy=False)
-        frames.append(frame.bytes)
-    return frames
 
 
 def request_handler(

@@ -25,6 +25,9 @@ from ray_sched.core.dags import BEGIN
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 
+PINS_WAITING = 1000
+"""Pins whose functions are still to be loaded; further ones are rejected."""
+
 Key = tuple[str, str]
 """The id of the call and the function that runs for it."""
 
@@ -361,6 +364,8 @@ class Execution:
 
     def _join(self, key: Key, waiting: _Waiting, trigger: cb.DagTrigger) -> list[Effect]:
         if waiting.reference.type == cb.MULTIEXEC:
+            if len(waiting.triggers) >= self._limit:
+                return [Drop("trigger")]
             waiting.triggers.append(trigger)
             self._start_next(waiting)
             return []
@@ -400,7 +405,8 @@ class Execution:
 
     def _on_pin(self, pin: internal.PinFunction) -> list[Effect]:
         taken = {*self._pinned, *(waiting.name for waiting in self._pins)} - {pin.name}
-        if self._departing or (self._max_functions and len(taken) >= self._max_functions):
+        full = len(self._pins) >= PINS_WAITING or (self._max_functions and len(taken) >= self._max_functions)
+        if self._departing or full:
             return [AnswerPin(pin, False, cb.NO_RESOURCES), Report()]
         self._pins.append(pin)
         return []

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ray_sched.core.destination import Destination
 from ray_sched.core.execution import Fail
-from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
+from ray_sched.errors import BadMessageError, KvsError, NoResourcesError, RaySchedError
 from ray_sched.executor.dependencies import Dependencies
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.outbox import Outbox
@@ -46,6 +46,13 @@ class Answers:
 
     def result(self, to: Destination, value: bytes, dependencies: Dependencies, entry: int) -> None:
         """Deliver a serialized `Value`."""
+        try:
+            self._deliver(to, value, dependencies, entry)
+        except KvsError as error:  # the client takes no more, or not this key
+            self._lose(to, error)
+            self._journal.end(entry)
+
+    def _deliver(self, to: Destination, value: bytes, dependencies: Dependencies, entry: int) -> None:
         if to.address:
             try:
                 self._outbox.send(to.address, value)

@@ -18,7 +18,8 @@ class Outbox:
     """Messages by address. Thread-safe, since functions may start threads that send, too."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._sockets = PushSockets(context, SOCKETS)
+        # Peers name the addresses: to look a host name up would hold up everybody's messages.
+        self._sockets = PushSockets(context, SOCKETS, host_names=False)
         self._lock = threading.Lock()
 
     def send(self, address: str, message: bytes) -> None:

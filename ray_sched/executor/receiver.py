@@ -26,7 +26,7 @@ from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
 from ray_sched.wire.ports import Layout
-from ray_sched.wire.sockets import Complaints, bind_pull
+from ray_sched.wire.sockets import Complaints, bind_pull, receive
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
@@ -37,7 +37,9 @@ class Receiver:
     """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
 
     `begin` notes in the journal what is accepted, before anybody hears of it. User messages go to
-    `inbox` as they are. Raises PortTakenError or ConfigError when a port cannot be bound.
+    `inbox` as they are. A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and
+    the like) costs its sender the connection. Raises PortTakenError or ConfigError when a port cannot
+    be bound.
     """
 
     def __init__(
@@ -49,6 +51,9 @@ class Receiver:
         begin: Callable[[Destination], int],
         inbox: deque[bytes],
         emit: Callable[[Event], None],
+        *,
+        max_message_bytes: int,
+        max_control_bytes: int,
     ) -> None:
         self.bad_messages = 0
         self._begin = begin
@@ -59,8 +64,8 @@ class Receiver:
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
-        # When too much is queued already, calls stay in their sockets, and then with their senders.
-        self._control, self._all = zmq.Poller(), zmq.Poller()
+        # When too much is queued already, messages stay in their sockets, and then with their senders.
+        self._none, self._control, self._all = zmq.Poller(), zmq.Poller(), zmq.Poller()
         work: dict[int, Callable[[bytes], None]] = {
             layout.schedule: self._on_schedule,
             layout.trigger: self._on_trigger,
@@ -75,7 +80,9 @@ class Receiver:
         }
         try:
             for base, take in {**work, **control}.items():
-                socket = bind_pull(context, ip, base + tid, HOLDERS)
+                small = base in (layout.pin, layout.unpin, layout.depart)
+                limit = max_control_bytes if small else max_message_bytes
+                socket = bind_pull(context, ip, base + tid, HOLDERS, max_message_bytes=limit)
                 self._takers[socket] = take
                 self._all.register(socket, zmq.POLLIN)
                 if base in control:
@@ -83,8 +90,8 @@ class Receiver:
         except BaseException:
             self.close()
             raise
-        self._all.register(self._wake, zmq.POLLIN)
-        self._control.register(self._wake, zmq.POLLIN)
+        for poller in (self._none, self._control, self._all):
+            poller.register(self._wake, zmq.POLLIN)
 
     def wake(self) -> None:
         """Make `receive` return soon. Any thread may call this."""
@@ -92,9 +99,9 @@ class Receiver:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
 
-    def receive(self, timeout_s: float, *, only_control: bool) -> None:
-        """Wait for messages and take those that are there; with `only_control` all but calls."""
-        poller = self._control if only_control else self._all
+    def receive(self, timeout_s: float, *, calls: bool, control: bool) -> None:
+        """Wait for messages and take those that are there: calls, or all but calls, where they are wanted."""
+        poller = self._none if not control else self._all if calls else self._control
         for source, _ in poller.poll(int(timeout_s * 1000)):
             if isinstance(source, int):
                 os.eventfd_read(self._wake)
@@ -102,11 +109,13 @@ class Receiver:
             take = self._takers[source]
             for _ in range(AT_ONCE):
                 try:
-                    message = source.recv(zmq.DONTWAIT)
+                    parts = receive(source)
                 except zmq.Again:
                     break
                 try:
-                    take(message)
+                    if len(parts) != 1:
+                        raise BadMessageError(f"a message of {len(parts)} parts: send one")
+                    take(parts[0])
                 except (BadMessageError, DecodeError) as error:
                     self.bad_messages += 1
                     self._complaints.add("A message was dropped", error)

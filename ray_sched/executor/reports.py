@@ -19,6 +19,8 @@ from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.ports import MGMT_DEPART, MGMT_STATISTICS, MGMT_STATUS, PIN_ACCEPT, STATUS, tcp
 from ray_sched.wire.sockets import Complaints, PushSockets
 
+NAMES: Final = 1000
+"""Functions, and DAGs, that one report counts at most: names come from callers."""
 RUNTIMES: Final = 1000
 """Run times of each function and DAG that one report holds at most; counts are always whole."""
 SOCKETS: Final = 64
@@ -78,7 +80,7 @@ class Reports:
         self._type = internal.GPU if gpu else internal.CPU
         self._lock = threading.Lock()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets = PushSockets(self._context, SOCKETS)
+        self._sockets = PushSockets(self._context, SOCKETS, host_names=False)
         self._complaints = Complaints()
         self._functions: dict[str, _Times] = {}
         self._dags: dict[str, _Times] = {}
@@ -115,12 +117,12 @@ class Reports:
 
     def function_ran(self, name: str, runtime_s: float) -> None:
         with self._lock:
-            self._functions.setdefault(name, _Times()).add(runtime_s)
+            _add(self._functions, name, runtime_s)
 
     def dag_ended(self, name: str, runtime_s: float) -> None:
         """A call of a DAG has its result, so many seconds after the scheduler took it."""
         with self._lock:
-            self._dags.setdefault(name, _Times()).add(max(0.0, runtime_s))
+            _add(self._dags, name, max(0.0, runtime_s))
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Send what waits, for so long at most, and give up the sockets. Again is harmless."""
@@ -152,6 +154,11 @@ class Reports:
                 self._complaints.add("A report was dropped", f"{address} is not taking more")
         except BadMessageError as error:
             self._complaints.add("A report was dropped", error)
+
+
+def _add(times: dict[str, _Times], name: str, runtime_s: float) -> None:
+    if name in times or len(times) < NAMES:
+        times.setdefault(name, _Times()).add(runtime_s)
 
 
 def _statistics(functions: dict[str, _Times], dags: dict[str, _Times]) -> internal.ExecutorStatistics:

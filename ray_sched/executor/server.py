@@ -60,7 +60,8 @@ from ray_sched.wire import cloudburst_pb2 as cb
 logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 10_000
-"""Events that wait for the run thread before calls are left in their sockets."""
+"""Events and calls that wait for the run thread before calls are left in their sockets; of twice as many,
+everything is."""
 WAITING_LIMIT: Final = 100_000
 """Schedules, and triggers, that may wait for each other."""
 MESSAGE_LIMIT: Final = 10_000
@@ -138,6 +139,8 @@ class ExecutorServer:
                 self._begin,
                 self._inbox,
                 self._events.put,
+                max_message_bytes=2 * config.scheduler.max_message_bytes,
+                max_control_bytes=config.scheduler.max_control_bytes,
             )
             # Whoever holds the ports holds the journal.
             self._journal = Journal(self._journal_path)
@@ -234,7 +237,9 @@ class ExecutorServer:
         next_report, next_reload = now + config.status_period_s, now + config.reload_period_s
         while not self._stopping:
             try:
-                self._receiver.receive(POLL_S, only_control=self._events.qsize() > QUEUE_LIMIT)
+                queued = self._events.qsize()
+                calls = queued + self._execution.queued <= QUEUE_LIMIT
+                self._receiver.receive(POLL_S, calls=calls, control=queued <= 2 * QUEUE_LIMIT)
                 now = time.monotonic()
                 if now >= next_report:
                     next_report = now + config.status_period_s

@@ -36,6 +36,12 @@ Results = dict[str, Lattice | None]
 FIRST_OFFSET: Final = 20
 """Lower ones are left to legacy programs, which choose theirs by thread id."""
 CLIENT_SOCKETS: Final = 256
+BATCH: Final = 256
+"""Answers that are taken from a socket before what else is due has its turn."""
+MAX_ANSWER_BYTES: Final = 1 << 29
+"""The connection of a server that sends a larger one is closed."""
+MAX_CALLS: Final = 100_000
+"""Calls that may be in flight at once; a further one fails."""
 
 
 class KvsClient:
@@ -187,6 +193,8 @@ class KvsClient:
         with self._lock:
             if self._closed:
                 raise KvsError("the key-value client is closed")
+            if len(self._submitted) + len(self._futures) >= MAX_CALLS:
+                raise KvsError(f"{MAX_CALLS} calls wait for the key-value store already: try again")
             self._submitted.append((call, future, extract))
             os.eventfd_write(self._wake, 1)
         return future
@@ -218,10 +226,10 @@ class KvsClient:
                 if self._wake in ready:
                     os.eventfd_read(self._wake)
                     effects += self._take_submitted(now)
-                for message in _take(self._responses) if self._responses in ready else ():
-                    effects += self._exchange.take_response(message, now)
-                for message in _take(self._addresses) if self._addresses in ready else ():
-                    effects += self._exchange.take_addresses(message, now)
+                if self._responses in ready:
+                    effects += self._take_in(self._responses, self._exchange.take_response, now)
+                if self._addresses in ready:
+                    effects += self._take_in(self._addresses, self._exchange.take_addresses, now)
                 effects += self._exchange.tick(now)
                 for effect in effects:
                     self._carry_out(effect, servers)
@@ -242,6 +250,17 @@ class KvsClient:
             if future.set_running_or_notify_cancel():
                 self._futures[call] = (future, extract)
                 effects += self._exchange.submit(call, now)
+        return effects
+
+    def _take_in(
+        self, socket: zmq.Socket[bytes], take: Callable[[bytes, float], list[Effect]], now: float
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        for message in _take(socket):
+            try:
+                effects += take(message, now)
+            except Exception:  # a fault of ours: it costs this answer, and its call asks again
+                logger.exception("The key-value client could not take in an answer.")
         return effects
 
     def _carry_out(self, effect: Effect, servers: PushSockets) -> None:
@@ -278,13 +297,17 @@ def _bind(
     context: zmq.Context[zmq.Socket[bytes]], ip: str, first_offset: int
 ) -> tuple[int, zmq.Socket[bytes], zmq.Socket[bytes]]:
     """The first offset of which both ports are free, and its sockets for responses and addresses."""
+
+    def bound(port: int) -> zmq.Socket[bytes]:
+        return bind_pull(context, ip, port, "another client", max_message_bytes=MAX_ANSWER_BYTES)
+
     for offset in range(first_offset, KVS_CLIENT_OFFSETS):
         try:
-            responses = bind_pull(context, ip, KVS_CLIENT_RESPONSE + offset, "another client")
+            responses = bound(KVS_CLIENT_RESPONSE + offset)
         except PortTakenError:
             continue
         try:
-            return offset, responses, bind_pull(context, ip, KVS_CLIENT_ADDRESS + offset, "another client")
+            return offset, responses, bound(KVS_CLIENT_ADDRESS + offset)
         except PortTakenError:
             responses.close(0)
     raise PortTakenError(
@@ -296,8 +319,9 @@ def _bind(
 
 def _take(socket: zmq.Socket[bytes]) -> list[bytes]:
     messages: list[bytes] = []
-    while True:
+    while len(messages) < BATCH:
         try:
             messages.append(socket.recv_multipart(zmq.DONTWAIT)[-1])
         except zmq.Again:
-            return messages
+            break
+    return messages

@@ -53,11 +53,18 @@ class KvsServer:
     """Serves a store on ports 6450 (routing) and 6200 (storage) of one address.
 
     The store is used by the server's thread alone between `start` and `stop`; it stays its owner's,
-    who closes it. `max_sockets` bounds the clients that are kept connected for answers.
+    who closes it. `max_sockets` bounds the clients that are kept connected for answers,
+    `max_answer_bytes` what the answers of one batch hold: further keys are to be asked for again.
     """
 
     def __init__(
-        self, ip: str, store: Store, *, max_sockets: int = 1000, max_message_bytes: int = 1 << 29
+        self,
+        ip: str,
+        store: Store,
+        *,
+        max_sockets: int = 1000,
+        max_message_bytes: int = 1 << 29,
+        max_answer_bytes: int = 1 << 28,
     ) -> None:
         self.ip = ip
         self._store = store
@@ -65,6 +72,7 @@ class KvsServer:
         self._max_message_bytes = max_message_bytes
         self._counters = Counters()
         self._complaints = Complaints()
+        self._max_answer_bytes = self._room = max_answer_bytes
         self._wake = -1
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -114,7 +122,8 @@ class KvsServer:
     def _serve(
         self, context: zmq.Context[zmq.Socket[bytes]], routing: zmq.Socket[bytes], storage: zmq.Socket[bytes]
     ) -> None:
-        answers = PushSockets(context, self._max_sockets)
+        # Clients name the addresses: to look a host name up would hold up everybody's answers.
+        answers = PushSockets(context, self._max_sockets, host_names=False)
         poller = zmq.Poller()
         for source in (routing, storage, self._wake):
             poller.register(source, zmq.POLLIN)
@@ -153,6 +162,7 @@ class KvsServer:
     def _apply(self, messages: list[bytes]) -> list[Answer]:
         """Carry out all requests and commit; the answers, which are errors where the commit failed."""
         answers: list[tuple[str, anna.KeyResponse]] = []
+        self._room = self._max_answer_bytes
         try:
             with self._store.batch():
                 for message in messages:
@@ -187,9 +197,15 @@ class KvsServer:
         lattice = self._store.get(answer.key)
         if lattice is None:
             answer.error = anna.KEY_DNE
-        else:
-            answer.lattice_type = lattice.type
-            answer.payload = lattice.serialize()
+            return
+        payload = lattice.serialize()
+        if len(payload) > self._room < self._max_answer_bytes:
+            # A small request may name a large key ten thousand times.
+            answer.error = anna.TIMEOUT
+            return
+        self._room -= len(payload)
+        answer.lattice_type = lattice.type
+        answer.payload = payload
 
     def _put(self, asked: anna.KeyTuple, answer: anna.KeyTuple) -> None:
         answer.lattice_type = asked.lattice_type

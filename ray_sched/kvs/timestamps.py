@@ -12,7 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from ray_sched.errors import KvsError
+
 PRUNE_AT: Final = 10_000
+SEEN_KEPT: Final = 100_000
+"""Keys with a timestamp ahead of our clock that are remembered; of more than these, the latest."""
+HIGHEST: Final = 2**64 - 1
 
 
 class Timestamps:
@@ -32,13 +37,17 @@ class Timestamps:
         """The key was read: a write that follows has to outrank it, be its writer's clock ahead of ours."""
         with self._lock:
             if timestamp >= int(self._clock() * self._scale + self._tid):
-                self._last[key] = max(timestamp, self._last.get(key, -1))
+                self._last[key] = max(timestamp, self._last.pop(key, -1))
+                if len(self._last) > SEEN_KEPT:
+                    del self._last[next(iter(self._last))]
 
     def next(self, key: str) -> int:
-        """The timestamp of a write of `key` now."""
+        """The timestamp of a write of `key` now. Raises KvsError where there is none left."""
         with self._lock:
             now = int(self._clock() * self._scale + self._tid)
             timestamp = max(now, self._last.get(key, -1) + 1)
+            if timestamp > HIGHEST:
+                raise KvsError(f"somebody wrote {key!r} with the highest timestamp there is: use another key")
             self._last[key] = timestamp
             if len(self._last) > self._prune_at:
                 # Those that the clock has passed cannot tie with a write from now on.

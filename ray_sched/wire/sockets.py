@@ -23,6 +23,16 @@ LITERAL_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\
 ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})")
 
 
+def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+    """All parts of the next message. Raises zmq.Again when there is none."""
+    frame = socket.recv(DONTWAIT, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(DONTWAIT, copy=False)
+        frames.append(frame.bytes)
+    return frames
+
+
 class PushSockets:
     """PUSH sockets by address, at most `limit`, the one that was not used for longest given up first.
 

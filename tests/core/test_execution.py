@@ -381,3 +381,22 @@ def test_a_schedule_without_its_dag_runs_all_the_same() -> None:
     (run,) = runs(core)
     assert isinstance(run.requests[0], DagRequest)
     assert run.requests[0].arguments == []
+
+
+def test_no_more_pins_wait_than_a_thousand() -> None:
+    core = execution()
+    assert feed(core, *(PinArrived(pin(f"f{number}")) for number in range(1000))) == []
+    assert feed(core, PinArrived(pin("late"))) == [AnswerPin(pin("late"), False, cb.NO_RESOURCES), Report()]
+    core.next_work()
+    assert feed(core, PinArrived(pin("late"))) == []
+
+
+def test_triggers_of_a_multiexec_function_that_runs_do_not_pile_up() -> None:
+    core = execution(limit=10)
+    feed(
+        core,
+        ScheduleArrived(schedule("1", multi=True), 1),
+        *(TriggerArrived(trigger("1")) for _ in range(11)),
+    )
+    assert feed(core, TriggerArrived(trigger("1"))) == [Drop("trigger")]
+    assert isinstance(core.next_work(), Run)

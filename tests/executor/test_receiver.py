@@ -25,17 +25,27 @@ class Heard:
         self.events: list[Event] = []
         self.noted: list[Destination] = []
         self.inbox: deque[bytes] = deque()
-        self.receiver = Receiver(self.context, IP, TID, WIDE, self.note, self.inbox, self.events.append)
+        self.receiver = Receiver(
+            self.context,
+            IP,
+            TID,
+            WIDE,
+            self.note,
+            self.inbox,
+            self.events.append,
+            max_message_bytes=100_000,
+            max_control_bytes=1_000,
+        )
 
     def note(self, destination: Destination) -> int:
         self.noted.append(destination)
         return len(self.noted)
 
-    def until(self, count: int, *, only_control: bool = False) -> list[Event]:
+    def until(self, count: int, *, calls: bool = True) -> list[Event]:
         for _ in range(200):
             if len(self.events) >= count:
                 break
-            self.receiver.receive(0.05, only_control=only_control)
+            self.receiver.receive(0.05, calls=calls, control=True)
         return self.events
 
 
@@ -60,8 +70,9 @@ def test_calls_stay_where_they_are_while_too_much_is_queued(heard: Heard, pusher
     pusher.push(tcp(IP, WIDE.call + TID), call.SerializeToString())
     pusher.push(tcp(IP, WIDE.unpin + TID), b"f")
     pusher.push(tcp(IP, WIDE.depart + TID), b"")
-    control = heard.until(2, only_control=True)
+    control = heard.until(2, calls=False)
     assert sorted(map(type, control), key=str) == sorted((UnpinArrived, DepartArrived), key=str)
+    heard.receiver.receive(0.05, calls=False, control=False)
     assert heard.until(3)[2] == CallArrived(call, 1)
     assert [destination.key for destination in heard.noted] == ["key"]
 
@@ -69,7 +80,7 @@ def test_calls_stay_where_they_are_while_too_much_is_queued(heard: Heard, pusher
 def test_user_messages_go_to_the_inbox_unread(heard: Heard, pusher: Pusher) -> None:
     pusher.push(tcp(IP, WIDE.user_message + TID), b"no pickle")
     while not heard.inbox:
-        heard.receiver.receive(1.0, only_control=True)
+        heard.receiver.receive(1.0, calls=False, control=True)
     assert list(heard.inbox) == [b"no pickle"]
 
 
@@ -79,3 +90,26 @@ def test_a_message_that_does_not_parse_is_counted_and_stops_nothing(heard: Heard
         pusher.push(tcp(IP, WIDE.pin + TID), message)
     assert heard.until(1) == [PinArrived(pin)]
     assert heard.receiver.bad_messages == 1
+
+
+def test_a_message_of_several_parts_is_none(heard: Heard) -> None:
+    with heard.context.socket(zmq.PUSH) as socket:
+        socket.connect(tcp(IP, WIDE.unpin + TID))
+        socket.send_multipart([b"f", b"g"])
+        socket.send(b"h")
+        assert heard.until(1) == [UnpinArrived("h")]
+    assert heard.receiver.bad_messages == 1
+
+
+def test_who_sends_too_much_loses_the_connection_and_nobody_else_does(heard: Heard) -> None:
+    address = tcp(IP, WIDE.unpin + TID)
+    with heard.context.socket(zmq.PUSH) as greedy, heard.context.socket(zmq.PUSH) as other:
+        greedy.linger = 0
+        with greedy.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
+            for socket in (greedy, other):
+                socket.connect(address)
+            greedy.send(b"f" * 1001)
+            assert monitor.poll(10_000)
+            greedy.monitor(None, 0)
+        other.send(b"g")
+        assert heard.until(1) == [UnpinArrived("g")]

@@ -120,6 +120,15 @@ def test_each_key_of_a_request_has_its_own_result(by_hand: Anna) -> None:
     assert response.tuples[2] == anna.KeyTuple(key="untyped", error=anna.KEY_DNE)
 
 
+def test_a_request_that_names_a_large_key_very_often_gets_no_larger_answer(ip: str, stack: ExitStack) -> None:
+    by_hand = Anna(serve(ip, stack, max_answer_bytes=5_000).ip, stack)
+    by_hand.put("large", LWW(1, b"x" * 1_000))
+    answer = by_hand.ask(anna.GET, *[anna.KeyTuple(key="large")] * 100)
+    assert [t.error for t in answer.tuples] == [anna.NO_ERROR] * 4 + [anna.TIMEOUT] * 96
+    by_hand.put("larger", LWW(1, b"x" * 9_000))
+    assert by_hand.get("larger").error == anna.NO_ERROR
+
+
 @pytest.mark.parametrize(("known", "invalidate"), [(0, False), (1, False), (2, True)])
 def test_a_client_with_another_number_of_addresses_is_told(
     by_hand: Anna, known: int, invalidate: bool

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_sched.errors import KvsError
 from ray_sched.kvs import timestamps
 from ray_sched.kvs.timestamps import Timestamps
 
@@ -41,3 +42,20 @@ def test_what_is_forgotten_cannot_tie(monkeypatch: pytest.MonkeyPatch) -> None:
         assert stamps.next("hot") > ahead
         ahead = max(ahead, stamps.next("hot"))
     assert len(stamps._last) < 200
+
+
+def test_a_key_with_the_highest_timestamp_takes_no_further_write() -> None:
+    stamps = Timestamps(clock=lambda: 100.0)
+    stamps.seen("k", 2**64 - 1)
+    with pytest.raises(KvsError, match="highest timestamp"):
+        stamps.next("k")
+    assert stamps.next("other") == 1000
+
+
+def test_what_was_seen_is_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timestamps, "SEEN_KEPT", 10)
+    stamps = Timestamps(clock=lambda: 100.0)
+    for number in range(100):
+        stamps.seen(f"k{number}", 5000)
+    assert len(stamps._last) == 10
+    assert stamps.next("k99") == 5001

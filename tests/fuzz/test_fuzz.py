@@ -1,0 +1,105 @@
+"""Whatever arrives at a port, the part behind it serves the next peer, and answers each request once.
+
+`make fuzz SECONDS=600` does the same for longer. What fails is written to tests/fuzz/corpus, whose
+inputs are sent again by each run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz import inputs
+from tests.fuzz.targets import ExecutorPorts, Ingress, KvsClientPorts, KvsPorts, ResponsePorts, Target
+
+Story = list[tuple[int, list[bytes]]]
+
+SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "4"))
+"""For each of the targets."""
+FIRST_SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
+CORPUS: Final = Path(__file__).with_name("corpus")
+EXAMPLES: Final = 50
+"""Stories between two looks at the clock."""
+
+MAKERS: Final[dict[str, Callable[[str, Path], Target]]] = {
+    "ingress": lambda ip, folder: Ingress(ip),
+    "executor": ExecutorPorts,
+    "kvs_server": lambda ip, folder: KvsPorts(ip),
+    "kvs_client": lambda ip, folder: KvsClientPorts(ip),
+    "responses": lambda ip, folder: ResponsePorts(ip),
+}
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    number = list(MAKERS).index(request.param)
+    made = MAKERS[request.param](f"127.0.17.{20 + number}", tmp_path_factory.mktemp("fuzz"))
+    yield made
+    made.close()
+
+
+def play(target: Target, story: Story) -> None:
+    for port, frames in story:
+        target.send(port, frames)
+    target.check()
+
+
+def test_what_failed_once_is_sent_again(target: Target) -> None:
+    for file in sorted(CORPUS.glob(f"{target.name}-*.json")):
+        kept = json.loads(file.read_text())
+        for place, frames in kept["story"]:
+            target.send(target.ports[place], [bytes.fromhex(frame) for frame in frames])
+        try:
+            target.check()
+        except AssertionError as error:
+            raise AssertionError(f"{file.name}: {kept['fault']}") from error
+
+
+@pytest.mark.timeout(120 + 10 * SECONDS)
+def test_any_bytes_at_any_port(target: Target) -> None:
+    failed: list[Story] = []
+    end = time.monotonic() + SECONDS
+    for number in itertools.count(FIRST_SEED):
+
+        @seed(number)
+        @settings(
+            max_examples=EXAMPLES,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        )
+        @given(inputs.story(target.ports))
+        def fuzz(story: Story) -> None:
+            try:
+                play(target, story)
+            except BaseException:
+                failed[:] = [story]
+                raise
+
+        try:
+            fuzz()
+        except BaseException as error:
+            keep(target, failed, error, number)
+            raise
+        if time.monotonic() > end:
+            return
+
+
+def keep(target: Target, failed: list[Story], error: BaseException, number: int) -> None:
+    """Write the input down; ports by their place among the target's, since some differ by start."""
+    for story in failed:
+        places = [(target.ports.index(port), [frame.hex() for frame in frames]) for port, frames in story]
+        fault = f"seed {number}: {type(error).__name__}: {error}"[:500]
+        text = json.dumps({"fault": fault, "story": places}, indent=1)
+        name = hashlib.sha256(text.encode()).hexdigest()[:8]
+        (CORPUS / f"{target.name}-{name}.json").write_text(text + "\n")
