@@ -113,7 +113,7 @@ class RequestForwarding:
             gone = NoResourcesError(f"the scheduler is not there, try again: {error}")
             self._answer(request.peer, refusal(gone))
             return
-        self._out.send_all(decision.sends)
+        self._out.put_all(decision.sends)
         for address, message in decision.pushes:
             self._out.push(address, message)
         self._answer(request.peer, decision.reply)

@@ -48,7 +48,7 @@ from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
 from ray_sched.wire.ports import check_executor_address
-from ray_sched.wire.sockets import Complaints, bind
+from ray_sched.wire.sockets import Complaints, batching_context, bind
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class IngressLoop:
         self._asked_whole_at = float("-inf")
         self._stopping = threading.Event()
 
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = batching_context()
         self.out = Outbox(self._context, config.ports, self._on_unsendable, self.drop)
         self._events = EventForwarding(
             Link(group, names.POLICY, unanswered=8), self._events_lane, self.mailbox, self.drop
@@ -173,9 +173,11 @@ class IngressLoop:
                 if woken:
                     for act in self.mailbox.take():
                         act(now)
+                self.out.flush()
                 for socket in sockets:
                     if self._handlers[socket](socket, now):
                         readiness.check(socket)
+                    self.out.flush()
                 self._events.flush_if_due(now)
                 if now >= next_sweep:
                     self._forwarding.sweep(now)
@@ -253,8 +255,9 @@ class IngressLoop:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
 
     def _carry_out(self, dispatched: Dispatched, now: float) -> Reply:
+        put = self.out.put
         for executor, kind, message in dispatched.sends:
-            self.out.send(executor.address, kind, message)
+            put(executor.address, kind, message)
             if kind == CALL and not self._config.local:
                 self._events.add(Booked(executor.address, seq_at(now)))
         return Reply(accepted(dispatched.response_id))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ray_sched.core.policies import Request
 from ray_sched.errors import FunctionNotFoundError, InvalidDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.protobuf import delimited
@@ -22,8 +23,11 @@ class PlannedFunction:
     name: str
     schedule: bytes
     """The constant part of its `DagSchedule`: the DAG, the target and its triggers."""
-    location: bytes
-    """Its half of an entry in a schedule's map of locations; the executor has the other."""
+    key: bytes
+    """Its half of an entry in a schedule's maps: of locations, whose other half the executor has, and of
+    arguments."""
+    request: Request
+    """What a policy is told of a call of it without references."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def plan_of(dag: cb.Dag) -> Plan:
                     dag=dag, target_function=name, triggers=upstream[name] or [BEGIN]
                 ).SerializeToString(deterministic=True),
                 delimited(1, name.encode()),
+                Request(name),
             )
             for name in upstream
         ),

@@ -3,25 +3,29 @@
 The same class decides for the Ingress (under its lease) and for the Scheduler (the Python API, and
 what an ingress may not decide). Nothing here waits, logs or asks anybody.
 
-Why it is fast: candidate sets are kept, not built (`pools`); a schedule's constant part is
-serialized with the plan and the call's part once for all functions (`dags`); an id costs random
-bits and no system call.
+Why it is fast (`docs/performance.md` has the figures):
+- Candidate sets are kept, not built: a pick is an index into a list (`pools`).
+- A schedule is bytes put together, not a message built: what is constant is serialized with the plan,
+  what belongs to the call once for all of its functions, and an entry of a map is two halves, of which
+  the plan has one and the executor the other. Serialized parts that are joined are one message.
+- Arguments are passed on as they are serialized, and looked into only where the bytes have a reference.
+- An id costs random bits and no system call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
 from ray_sched.core.policies import Policy, Request, Rng
-from ray_sched.core.references import references_of
+from ray_sched.core.references import may_refer, references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
-from ray_sched.wire.protobuf import LENGTH_DELIMITED, LENGTHS, delimited, varint
+from ray_sched.wire.protobuf import delimited, length_of, tag
 
 CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
 """The kinds of message that a call sends, as `Layout` names their ports."""
@@ -35,9 +39,13 @@ class Dispatched(NamedTuple):
     """Executor, kind of message, bytes."""
 
 
-LOCATION = varint(cb.DagSchedule.LOCATIONS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
-NO_CONTINUATION = delimited(cb.DagSchedule.CONTINUATION_FIELD_NUMBER, b"")
+ARGUMENTS: Final = tag(cb.DagSchedule.ARGUMENTS_FIELD_NUMBER)
+LOCATIONS: Final = tag(cb.DagSchedule.LOCATIONS_FIELD_NUMBER)
+CONTINUATION: Final = cb.DagSchedule.CONTINUATION_FIELD_NUMBER
+NO_CONTINUATION: Final = delimited(CONTINUATION, b"")
 """A legacy schedule has the field always."""
+TRIGGER_ID: Final = cb.DagTrigger.ID_FIELD_NUMBER
+RESPONSE_KEY: Final = cb.FunctionCall.RESPONSE_KEY_FIELD_NUMBER
 
 
 def seq_at(now: float) -> int:
@@ -70,23 +78,26 @@ class Dispatcher:
 
         With `source_hint` STORAGE one on the `locations` that hold the data comes first.
         """
-        if not call.name:
+        name, key = call.name, call.response_key
+        if not name:
             raise BadMessageError("a call has to name its function")
         candidates: ExecutorPool = self._table.free[False]
+        message = call.SerializeToString()
         executor = None
         if call.source_hint == cb.STORAGE:
             executor = self._at_locations(candidates, call.locations)
         if executor is None:
-            request = Request(call.name, references_of(call.arguments.values))
-            executor = self._policy.pick(candidates, request, self._table, self._rng)
+            references = references_of(call.arguments.values) if may_refer(message) else ()
+            executor = self._policy.pick(candidates, Request(name, references), self._table, self._rng)
         if executor is None:
-            raise NoResourcesError(f"no free executor for {call.name!r}: try again, or add executors")
-        if not call.response_key:
-            call.response_key = self.new_id()
+            raise NoResourcesError(f"no free executor for {name!r}: try again, or add executors")
+        if not key:
+            key = self.new_id()
+            message += delimited(RESPONSE_KEY, key.encode())
         self._table.note_calls((executor,))
         self._table.book(executor, seq_at(now))
-        self._arrivals.on_function(call.name)
-        return Dispatched(call.response_key, [(executor, CALL, call.SerializeToString())])
+        self._arrivals.on_function(name)
+        return Dispatched(key, [(executor, CALL, message)])
 
     def call_dag(self, call: cb.DagCall, now: float, unix_s: float, call_id: str = "") -> Dispatched:
         """Place every function of a DAG call. Raises NoSuchDagError, NoResourcesError.
@@ -96,52 +107,52 @@ class Dispatcher:
         plan = self._plans.get(call.name)
         if plan is None:
             raise NoSuchDagError(f"no DAG {call.name!r} exists: create it first, or look at the list of DAGs")
-        part = cb.DagSchedule(
-            id=call_id or self.new_id(),
-            consistency=call.consistency,
-            response_address=call.response_address,
-            output_key=call.output_key,
-            client_id=call.client_id,
-            start_time=unix_s,
-        )
-        arguments = call.function_args
-        pools = self._table.functions
+        call_id = call_id or self.new_id()
+        # What this call adds to every function's schedule, serialized once.
+        part = [
+            cb.DagSchedule(
+                id=call_id,
+                consistency=call.consistency,
+                response_address=call.response_address,
+                output_key=call.output_key,
+                client_id=call.client_id,
+                start_time=unix_s,
+            ).SerializeToString()
+        ]
+        given = call.function_args
+        some_given = len(given) > 0  # to look for each name among none costs as much as to find it
+        pools, table, rng, pick = self._table.functions, self._table, self._rng, self._policy.pick
         picked: list[Executor] = []
-        locations: list[bytes] = []
         for function in plan.functions:
-            name = function.name
-            references: Sequence[str] = ()
-            if name in arguments:
-                given = arguments[name]
-                references = references_of(given.values)
-                part.arguments[name].CopyFrom(given)
+            name, request = function.name, function.request
+            if some_given and name in given:
+                arguments = given[name]
+                serialized = arguments.SerializeToString()
+                if may_refer(serialized):
+                    request = Request(name, references_of(arguments.values))
+                entry = function.key + delimited(2, serialized)
+                part += (ARGUMENTS, length_of(entry), entry)
             pool = pools.get(name)
-            executor = None
-            if pool is not None:
-                executor = self._policy.pick(pool, Request(name, references), self._table, self._rng)
+            executor = None if pool is None else pick(pool, request, table, rng)
             if executor is None:
                 raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
-            entry = function.location + executor.location
-            locations += (
-                LOCATION,
-                LENGTHS[len(entry)] if len(entry) < len(LENGTHS) else varint(len(entry)),
-                entry,
-            )
+            entry = function.key + executor.location
+            part += (LOCATIONS, length_of(entry), entry)
             picked.append(executor)
         if call.HasField("continuation"):
-            part.continuation.CopyFrom(call.continuation)
-            common = part.SerializeToString() + b"".join(locations)
+            part.append(delimited(CONTINUATION, call.continuation.SerializeToString()))
         else:
-            common = part.SerializeToString() + b"".join(locations) + NO_CONTINUATION
+            part.append(NO_CONTINUATION)
+        common = b"".join(part)
         sends = [
             (executor, SCHEDULE, function.schedule + common)
             for function, executor in zip(plan.functions, picked, strict=True)
         ]
-        start = delimited(cb.DagTrigger.ID_FIELD_NUMBER, part.id.encode())
+        start = delimited(TRIGGER_ID, call_id.encode())
         sends += [(picked[position], TRIGGER, trigger + start) for position, trigger in plan.sources]
         self._table.note_calls(picked)
         self._arrivals.on_dag(plan.name, plan.names, now)
-        return Dispatched(call.output_key or part.id, sends)
+        return Dispatched(call.output_key or call_id, sends)
 
     def continue_dag(self, continuation: cb.Continuation, now: float, unix_s: float) -> Dispatched:
         """Call the next DAG with the result of the last one. Raises as `call_dag` does, and BadMessageError.

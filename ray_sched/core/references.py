@@ -40,6 +40,12 @@ _STANDARD_4 = re.compile(
 )
 
 
+def may_refer(serialized: bytes) -> bool:
+    """Whether there can be a reference among arguments that were serialized, looked at without any care:
+    most calls have none, and to go through their values costs as much as to place the call."""
+    return _MARKER in serialized
+
+
 def references_of(values: Iterable[cb.Value]) -> list[str]:
     """The keys that these arguments refer to, in order, as often as they do."""
     keys: list[str] = []

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from ray_sched import errors
 from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.protobuf import delimited
 
 WANTS_REASON: Final = b"ray_sched:reason"
 
@@ -71,8 +72,10 @@ OK: Final = Reply(cb.GenericResponse(success=True).SerializeToString())
 
 
 def accepted(response_id: str) -> bytes:
-    """The reply to a call that was placed."""
-    return cb.GenericResponse(success=True, response_id=response_id).SerializeToString()
+    """The reply to a call that was placed: a `GenericResponse`, as each call needs one."""
+    if not response_id:
+        return OK.body
+    return OK.body + delimited(cb.GenericResponse.RESPONSE_ID_FIELD_NUMBER, response_id.encode())
 
 
 def refusal(error: Exception) -> Reply:

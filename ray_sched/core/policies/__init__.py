@@ -65,7 +65,12 @@ def eligible(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> tuple[
 
 def any_of(candidates: ExecutorPool, count: int, rng: Rng) -> Executor | None:
     """One of the first `count` candidates at random; None where there are none."""
-    return candidates.at(int(rng.random() * count)) if count else None
+    if not count:
+        return None
+    position = int(rng.random() * count)
+    ready = candidates.available.items
+    # `candidates.at(position)`, which nearly always comes to this, without the call of a method.
+    return ready[position] if position < len(ready) else candidates.at(position)
 
 
 def policy_names() -> list[str]:

@@ -1,0 +1,105 @@
+"""The ingress's messages to executors: kept until the turn's end, then sent in order, or counted as lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from ray_sched.actors.front import Outbox
+from ray_sched.core.executors import Address
+from ray_sched.wire import ports
+from ray_sched.wire.ports import CLASSIC, tcp
+from ray_sched.wire.sockets import batching_context
+
+HOST = "127.0.12.11"
+WAIT_MS = 10_000
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.context = batching_context()
+        self.sockets: list[zmq.Socket[bytes]] = []
+        self.unsendable: list[Address] = []
+        self.dropped: Counter[str] = Counter()
+        self.out = Outbox(
+            self.context, CLASSIC, self.unsendable.append, lambda what, why: self.dropped.update([what])
+        )
+
+    def executor(self, kind: str, tid: int) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self.context.socket(zmq.PULL)
+        socket.bind(tcp(HOST, getattr(CLASSIC, kind) + tid))
+        socket.rcvtimeo = WAIT_MS
+        self.sockets.append(socket)
+        return socket
+
+    def close(self) -> None:
+        self.out.close()
+        for socket in self.sockets:
+            socket.close(0)
+        self.context.destroy(0)
+
+
+@pytest.fixture
+def setting() -> Iterator[Setting]:
+    setting = Setting()
+    yield setting
+    setting.close()
+
+
+def test_each_executor_gets_its_messages_in_order(setting: Setting) -> None:
+    sockets = {tid: setting.executor("schedule", tid) for tid in (0, 1)}
+    for number in range(100):
+        setting.out.put((HOST, number % 2), "schedule", b"%d" % number)
+    setting.out.put_all([(HOST, 0, "schedule", b"last")])
+    setting.out.flush()
+    for tid, socket in sockets.items():
+        assert [int(socket.recv()) for _ in range(50)] == list(range(tid, 100, 2))
+    assert sockets[0].recv() == b"last"
+    assert not setting.dropped
+
+
+def test_nothing_goes_before_the_flush_and_nothing_goes_twice(setting: Setting) -> None:
+    socket = setting.executor("trigger", 0)
+    setting.out.put((HOST, 0), "trigger", b"first")
+    assert not socket.poll(50)
+    setting.out.flush()
+    setting.out.flush()
+    setting.out.put((HOST, 0), "trigger", b"second")
+    setting.out.flush()
+    assert [socket.recv(), socket.recv()] == [b"first", b"second"]
+    assert not socket.poll(50)
+
+
+def test_what_finds_no_room_is_counted_and_its_executor_named(setting: Setting) -> None:
+    """Nobody listens at that port: the socket takes so many messages and no more."""
+    for _ in range(10_003):
+        setting.out.put((HOST, 5), "call", b"")
+    setting.out.flush()
+    assert setting.dropped == {"send": 3}
+    assert setting.unsendable == [(HOST, 5)] * 3
+
+
+def test_an_address_that_is_none_costs_its_own_messages_alone(setting: Setting) -> None:
+    socket = setting.executor("pin", 1)
+    setting.out.put(("not an address", 0), "pin", b"lost")
+    setting.out.put((HOST, 1), "pin", b"kept")
+    setting.out.flush()
+    assert socket.recv() == b"kept"
+    assert setting.dropped == {"send": 1}
+    assert setting.unsendable == [("not an address", 0)]
+
+
+def test_every_kind_of_message_has_its_port(setting: Setting) -> None:
+    kinds = ("pin", "unpin", "call", "schedule", "trigger", "depart")
+    sockets = {kind: setting.executor(kind, 0) for kind in kinds}
+    for kind in kinds:
+        setting.out.put((HOST, 0), kind, kind.encode())
+    setting.out.flush()
+    assert {kind: socket.recv().decode() for kind, socket in sockets.items()} == {
+        kind: kind for kind in kinds
+    }
+    setting.out.push(tcp(HOST, ports.CLASSIC.pin), b"whole address")
+    assert sockets["pin"].recv() == b"whole address"
