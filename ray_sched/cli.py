@@ -1,4 +1,4 @@
-"""The command line: `ray-sched up`, `down`, `status`, `call`, `dag call`.
+"""The command line: `ray-sched up`, `down`, `status`, `call`, `dag call`, `sim`.
 
 Nothing but click and the configuration is imported before a command needs it: help and calls are quick.
 """
@@ -19,6 +19,7 @@ import click
 from ray_sched import config_loading
 from ray_sched.config import Config
 from ray_sched.errors import RaySchedError
+from ray_sched.sim.options import SimulationCommand, cases, scenario_options
 from ray_sched.wire.ports import LAYOUTS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -228,6 +229,77 @@ def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, tim
         arguments.setdefault(function, []).append(_value(text))
     with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S)) as client:
         _print_result(client.call_dag(name, arguments, direct_response=direct).get(timeout_s=timeout_s))
+
+
+@main.command(cls=SimulationCommand)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help="A policy to compare; may be given several times.  [default: all that are installed]",
+)
+@click.option("--vary", default="", metavar="NAME=V1,V2,...", help="Simulate each of these values, too.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the real cluster, such as gossip.period_s=1; may be given several times.",
+)
+@click.option("--config", "file", metavar="FILE", help="YAML file with settings, as for `up`.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write all figures there.")
+@click.option("--plot", metavar="FILE.png|FILE.svg", help="Draw them there; needs the extra `sim`.")
+@scenario_options
+@_plain_errors
+def sim(
+    policies: tuple[str, ...],
+    vary: str,
+    settings: tuple[str, ...],
+    file: str | None,
+    csv_file: str | None,
+    plot: str | None,
+    **scenario: Any,
+) -> None:
+    """Compare policies in simulated time: latency, utilization, cache hits and refusals.
+
+    The real tables, policies and queues run in a simulated cluster of any size: nothing is started,
+    and a minute there takes seconds. docs/simulation.md says what is simulated and how far to trust it.
+
+    \b
+    ray-sched sim
+    ray-sched sim --references 2 --skew 1.2 --plot sim.png --csv sim.csv
+    ray-sched sim --vary load=0.3,0.5,0.7,0.9 --plot load.svg
+    ray-sched sim --schedulers 4 --statuses all --vary gossip.period_s=1,5,20
+    """
+    from ray_sched.core.policies import policy_names
+    from ray_sched.sim import plot as plotting
+    from ray_sched.sim import report
+    from ray_sched.sim.world import simulate
+
+    names = list(dict.fromkeys(policies)) or policy_names()
+
+    def load(fields: dict[str, tuple[str, Any]]) -> Config:
+        return config_loading.load(file, os.environ, fields)
+
+    for name in names:
+        load({"policy.name": ("--policy", name)})
+    varied, to_run = cases(scenario, settings, vary, load)
+    if plot:
+        plotting.check_plot(plot)
+    title = report.heading(to_run[0].scenario)
+    width = max(12, *map(len, names))
+    click.echo(f"{title}\n\n{report.header(varied, width)}")
+    runs = []
+    for case in to_run:
+        for name in names:
+            outcome = simulate(case.scenario, case.config.replace(**{"policy.name": name}))
+            runs.append(report.Run(name, case.value, outcome))
+            click.echo(report.line(runs[-1], varied, width))
+    if csv_file:
+        report.write_csv(csv_file, runs, varied)
+    if plot:
+        plotting.write_plot(plot, runs, varied, title)
 
 
 def _value(text: str) -> Any:

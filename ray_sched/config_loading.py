@@ -84,6 +84,9 @@ def load(file: str | Path | None, environ: Mapping[str, str], flags: Mapping[str
     """
     known = {field.name: field for field in fields()}
     given = {**_from_file(file, known), **_from_environment(environ, known)}
+    for name, (flag, _) in flags.items():
+        if name not in known:
+            raise ConfigError(f"{flag}: {name} is no setting{_nearest(name, known)}")
     given |= {name: _Given(value, flag) for name, (flag, value) in flags.items()}
     config = Config().replace(**{name: _convert(known[name], item) for name, item in given.items()})
     _check_together(config, given)

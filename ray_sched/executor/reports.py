@@ -13,6 +13,7 @@ from typing import Final
 import zmq
 
 from ray_sched.config import Config
+from ray_sched.core.utilization import Utilization
 from ray_sched.errors import BadMessageError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
@@ -25,31 +26,6 @@ RUNTIMES: Final = 1000
 """Run times of each function and DAG that one report holds at most; counts are always whole."""
 SOCKETS: Final = 64
 LINGER_MS: Final = 500
-
-
-class Utilization:
-    """The share of time that was spent on work. Times are seconds on one monotonic clock."""
-
-    def __init__(self, now: float) -> None:
-        self._since = now
-        self._busy_s = 0.0
-        self._began: float | None = None
-
-    def begin(self, now: float) -> None:
-        self._began = now
-
-    def end(self, now: float) -> None:
-        began, self._began = self._began, None
-        # A report in between has counted its part already.
-        self._busy_s += max(0.0, now - max(self._since, now if began is None else began))
-
-    def take(self, now: float) -> float:
-        """The busy share (0 to 1) since the last time, work that goes on now included."""
-        began, busy_s, since = self._began, self._busy_s, self._since
-        if began is not None:
-            busy_s += now - max(since, began)
-        self._since, self._busy_s = now, 0.0
-        return min(1.0, busy_s / (now - since)) if now > since else 0.0
 
 
 class _Times:

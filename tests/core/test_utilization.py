@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_sched.executor.reports import Utilization
+from ray_sched.core.utilization import Utilization
 
 
 def test_utilization_is_the_busy_share_of_each_period() -> None:
