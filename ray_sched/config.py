@@ -90,6 +90,8 @@ class SchedulerConfig:
         1024, "Bytes of the longest name that a function or a DAG may have.", minimum=1
     )
     max_dag_functions: int = setting(1000, "Functions that one DAG may have.", minimum=1)
+    max_functions: int = setting(100_000, "Functions that may be registered.", minimum=1)
+    max_dags: int = setting(10_000, "DAGs that may exist.", minimum=1)
     max_executors: int = setting(
         20_000, "Executor threads that may be known at once; statuses of further ones are dropped.", minimum=1
     )

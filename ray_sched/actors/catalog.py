@@ -29,8 +29,9 @@ DAG_INDEX: Final = "ray_sched/dags/"
 class Catalog:
     """Every method waits for the store, and raises KvsError or TimedOutError where it does not answer."""
 
-    def __init__(self, kvs: KvsClient, group: str, *, causal: bool) -> None:
+    def __init__(self, kvs: KvsClient, group: str, *, causal: bool, max_name_bytes: int = 1024) -> None:
         self._kvs = kvs
+        self._max_name_bytes = max_name_bytes
         self._index_key = DAG_INDEX + group
         self._causal = causal
         self._index_lock = threading.Lock()
@@ -40,6 +41,11 @@ class Catalog:
         """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
         if not function.name:
             raise BadMessageError("a function needs a name")
+        if len(function.name.encode()) > self._max_name_bytes:
+            raise BadMessageError(
+                f"the name of a function, {function.name[:30]!r}..., is too long: the limit is "
+                f"{self._max_name_bytes} bytes (scheduler.max_name_bytes)"
+            )
         key = FUNCTIONS + function.name
         if key == FUNCTION_INDEX:
             raise BadMessageError(f"{function.name!r} is the name of the index itself: choose another")

@@ -22,12 +22,25 @@ from ray_sched.wire import ports
 from ray_sched.wire.codec import Reply, refusal
 
 MAX_FORWARDED: Final = 512
-"""Calls, and likewise other requests, that the Scheduler may have before it; more are refused at once."""
+"""Calls, and likewise requests of each other kind, that the Scheduler may have before it; more are refused
+at once."""
+MAX_FORWARDED_BYTES: Final = 512 * 2**20
+"""What they may come to."""
 FLUSH_S: Final = 0.02
 """How long an event may wait for others to go with it."""
 MAX_EVENTS: Final = 50_000
 """Events that wait for a Policy that does not answer; the oldest go."""
-CALLS: Final = frozenset({ports.FUNCTION_CALL, ports.DAG_CALL, ports.CALL_QUEUE, ports.CONTINUATION})
+METHODS: Final = {
+    ports.FUNCTION_CALL: "decide",
+    ports.DAG_CALL: "decide",
+    ports.CALL_QUEUE: "decide",
+    ports.CONTINUATION: "decide",
+    ports.FUNCTION_CREATE: "request_function",
+    ports.LIST: "request_list",
+    ports.DAG_CREATE: "request_dag",
+    ports.DAG_DELETE: "request_delete",
+}
+"""What the Scheduler is asked. Requests of one kind wait for their like alone: none starves another."""
 
 LoopMailbox = Mailbox[Callable[[float], None]]
 
@@ -39,6 +52,22 @@ class Forwarded:
     peer: Peer | None
     deadline: float
     timeout_s: float
+
+
+class _Kind:
+    """The requests that one method of the Scheduler has yet to answer, also those refused meanwhile."""
+
+    def __init__(self, method: str, threads: int) -> None:
+        self.method = method
+        # A call of an actor method costs its caller; in Ray's local mode it lasts as long as the method.
+        self.lane = Lane(method, threads)
+        self.unanswered = 0
+        self.bytes = 0
+
+    def has_room(self, size: int) -> bool:
+        return self.unanswered < MAX_FORWARDED and (
+            self.bytes + size <= MAX_FORWARDED_BYTES or not self.unanswered
+        )
 
 
 class RequestForwarding:
@@ -59,37 +88,37 @@ class RequestForwarding:
         self._counts = counts
         self._out = out
         self._answer = answer
-        # A call of an actor method costs its caller; in Ray's local mode it lasts as long as the method.
-        self._lane = Lane("requests", config.request_threads)
+        kinds = {method: _Kind(method, config.request_threads) for method in METHODS.values()}
+        self._kinds = {port: kinds[method] for port, method in METHODS.items()}
         self._cookies = itertools.count()
         self._waiting: dict[int, Forwarded] = {}
-        self._unanswered = {True: 0, False: 0}
-        """Calls and other requests that the Scheduler has yet to answer, also those refused meanwhile."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def forward(self, port: int, body: bytes, peer: Peer | None, now: float) -> None:
         """Ask the Scheduler; the reply goes out later. Raises NoResourcesError when too many wait already."""
-        is_call = port in CALLS
-        if self._unanswered[is_call] >= MAX_FORWARDED:
-            raise NoResourcesError(f"the scheduler has {MAX_FORWARDED} requests to answer already: try again")
+        kind = self._kinds[port]
+        if not kind.has_room(len(body)):
+            raise NoResourcesError(
+                f"the scheduler has {kind.unanswered} such requests to answer already: try again"
+            )
         # Whoever gets no reply can wait: what they asked for is better late than lost.
-        soon = is_call and peer is not None
+        soon = kind.method == "decide" and peer is not None
         timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
         cookie = next(self._cookies)
         deadline = now + timeout_s
         self._waiting[cookie] = Forwarded(peer, deadline, timeout_s)
-        self._unanswered[is_call] += 1
+        size = len(body)
+        kind.unanswered += 1
+        kind.bytes += size
         self._counts["forwarded"] += 1
-        self._lane.ask(
-            self._scheduler,
-            "decide" if is_call else "request",
-            (port, body, deadline),
-            lambda decision, error: self._mailbox.put(
-                lambda now: self._decided(cookie, is_call, decision, error)
-            ),
-        )
+
+        def answered(decision: Decision | None, error: BaseException | None) -> None:
+            self._mailbox.put(lambda now: self._decided(cookie, kind, size, decision, error))
+
+        # Never more than the lane has room for.
+        kind.lane.ask(self._scheduler, kind.method, (port, body, deadline), answered)
 
     def sweep(self, now: float) -> None:
         """Refuse what has waited too long."""
@@ -99,12 +128,14 @@ class RequestForwarding:
             self._answer(request.peer, refusal(NoResourcesError(waited)))
 
     def close(self) -> None:
-        self._lane.close()
+        for kind in self._kinds.values():
+            kind.lane.close()
 
     def _decided(
-        self, cookie: int, is_call: bool, decision: Decision | None, error: BaseException | None
+        self, cookie: int, kind: _Kind, size: int, decision: Decision | None, error: BaseException | None
     ) -> None:
-        self._unanswered[is_call] -= 1
+        kind.unanswered -= 1
+        kind.bytes -= size
         request = self._waiting.pop(cookie, None)
         if request is None:  # it was refused meanwhile: what was decided for it must not happen
             self._counts["late_decisions"] += 1
@@ -145,15 +176,15 @@ class EventForwarding:
         """Who was seen, be it nobody: the Policy hears that this ingress listens."""
         self.add(Seen(tuple(self._seen), now))
         self._seen.clear()
+        if len(self._events) > MAX_EVENTS:
+            self._drop("events", f"the policy does not answer, {len(self._events)} events wait")
+            del self._events[: len(self._events) - MAX_EVENTS]
 
     def flush_if_due(self, now: float) -> None:
         if not self._events or self._handing_over or not (self._urgent or now >= self._next_flush):
             return
         self._next_flush = now + FLUSH_S
         self._urgent = False
-        if len(self._events) > MAX_EVENTS:
-            self._drop("events", f"the policy does not answer, {len(self._events)} events wait")
-            del self._events[: len(self._events) - MAX_EVENTS]
         events, self._events = self._events, []
         self._handing_over = True
 
@@ -161,7 +192,8 @@ class EventForwarding:
             taken = self._policy.tell("on_events", events)
             self._mailbox.put(lambda now: self._handed_over(events, taken))
 
-        self._lane.run(hand_over)
+        if not self._lane.run(hand_over):
+            self._handed_over(events, False)
 
     def _handed_over(self, events: list[Event], taken: bool) -> None:
         self._handing_over = False

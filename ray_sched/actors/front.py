@@ -44,10 +44,28 @@ class Peer(NamedTuple):
     wants_reason: bool
 
 
+class Limit(NamedTuple):
+    """How large a message of a port may be: what is larger is refused in words, and the connection of
+    whoever sends more than `hard_bytes` is closed by ZeroMQ."""
+
+    max_bytes: int
+    setting: str
+
+    @property
+    def hard_bytes(self) -> int:
+        return 2 * self.max_bytes
+
+    def exceeded(self, size: int) -> BadMessageError:
+        return BadMessageError(
+            f"a message of {size} bytes: the limit is {self.max_bytes} (scheduler.{self.setting})"
+        )
+
+
 def request_handler(
-    handle: Callable[[bytes, Peer, float], Reply | None], counts: Counter[str], drop: Drop
+    handle: Callable[[bytes, Peer, float], Reply | None], limit: Limit, counts: Counter[str], drop: Drop
 ) -> Callable[[zmq.Socket[bytes], float], bool]:
     """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later."""
+    max_bytes = limit.max_bytes
 
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
         for _ in range(BATCH):
@@ -66,6 +84,8 @@ def request_handler(
             try:
                 if len(body) != 1 + peer.wants_reason:
                     raise BadMessageError(f"a request of {len(body)} parts: send one")
+                if len(body[0]) > max_bytes:
+                    raise limit.exceeded(len(body[0]))
                 reply = handle(body[0], peer, now)
             except RaySchedError as error:
                 counts["refused"] += 1
@@ -82,9 +102,10 @@ def request_handler(
 
 
 def push_handler(
-    port: int, take: Callable[[bytes, float], None], drop: Drop
+    port: int, take: Callable[[bytes, float], None], limit: Limit, counts: Counter[str], drop: Drop
 ) -> Callable[[zmq.Socket[bytes], float], bool]:
     """For a PULL socket, whose peers hear nothing back."""
+    max_bytes = limit.max_bytes
 
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
         for _ in range(BATCH):
@@ -95,11 +116,14 @@ def push_handler(
             try:
                 if len(frames) != 1:
                     raise BadMessageError(f"a message of {len(frames)} parts: send one")
+                if len(frames[0]) > max_bytes:
+                    raise limit.exceeded(len(frames[0]))
                 take(frames[0], now)
             except RaySchedError as error:
                 drop(f"port_{port}", error)
             except Exception as error:  # a fault of ours: it costs this message and no other
                 log.exception("a message on port %d failed", port)
+                counts["failed"] += 1
                 drop(f"port_{port}", error)
         return True
 

@@ -26,6 +26,7 @@ from ray_sched.actors import names
 from ray_sched.actors.forwarding import EventForwarding, RequestForwarding
 from ray_sched.actors.front import (
     Handlers,
+    Limit,
     Outbox,
     Peer,
     Readiness,
@@ -43,7 +44,7 @@ from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
-from ray_sched.errors import RaySchedError
+from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
@@ -52,8 +53,14 @@ from ray_sched.wire.sockets import Complaints, batching_context, bind
 
 log = logging.getLogger(__name__)
 
+MAX_FUNCTIONS: Final = 10_000
+"""Functions that one executor may say it holds."""
 SWEEP_S: Final = 0.05
 POLL_S: Final = 0.02
+CONTROL: Final = frozenset(
+    {ports.CONNECT, ports.LIST, ports.DAG_DELETE, ports.STATUS, ports.SCHEDULER_UPDATE, ports.PIN_ACCEPT}
+)
+"""Ports whose messages are small."""
 PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
@@ -76,6 +83,7 @@ class IngressLoop:
         self._stats = Link(group, names.STATS)
         self._gossip = Link(group, names.GOSSIP, unanswered=64)
         self._events_lane = Lane("events")
+        self._gossip_lane = Lane("gossip", waiting=64)
 
         self._arrivals = Arrivals()
         self._plans: dict[str, Plan] = {}
@@ -123,6 +131,7 @@ class IngressLoop:
         self._thread.join(5.0)
         self._forwarding.close()
         self._events_lane.close()
+        self._gossip_lane.close()
 
     def status(self, now: float) -> dict[str, Any]:
         """What `ray-sched status` tells of it. From any thread."""
@@ -146,8 +155,10 @@ class IngressLoop:
         }
         for port in ports.REQUEST_PORTS:
             socket = self._bound(zmq.ROUTER, port)
+            # A reply that cannot go out is an error, and so counted.
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             handle = requests.get(port) or self._forward_to(port)
-            self._handlers[socket] = request_handler(handle, self.counts, self.drop)
+            self._handlers[socket] = request_handler(handle, self._limit(port), self.counts, self.drop)
         pushed: dict[int, Callable[[bytes, float], None]] = {
             ports.CALL_QUEUE: self._on_queued_call,
             ports.STATUS: self._on_status,
@@ -157,11 +168,15 @@ class IngressLoop:
         }
         for port, take in pushed.items():
             socket = self._bound(zmq.PULL, port)
-            self._handlers[socket] = push_handler(port, take, self.drop)
+            self._handlers[socket] = push_handler(port, take, self._limit(port), self.counts, self.drop)
 
     def _bound(self, kind: int, port: int) -> zmq.Socket[bytes]:
-        limit = self._config.scheduler.max_message_bytes
+        limit = self._limit(port).hard_bytes
         return bind(self._context, kind, self._config.host, port, PORT_HOLDERS, max_message_bytes=limit)
+
+    def _limit(self, port: int) -> Limit:
+        setting = "max_control_bytes" if port in CONTROL else "max_message_bytes"
+        return Limit(getattr(self._config.scheduler, setting), setting)
 
     def _run(self) -> None:
         next_sweep = next_tick = next_flush = 0.0
@@ -281,6 +296,10 @@ class IngressLoop:
         message = parse(internal_pb2.ThreadStatus, body)
         if (message.ip, message.tid) not in self._table.executors:
             check_executor_address(message.ip, message.tid, self._config.ports)
+            if len(self._table.executors) >= self._config.scheduler.max_executors:
+                raise NoResourcesError("scheduler.max_executors are known: no room for another one")
+        if len(message.functions) > MAX_FUNCTIONS:
+            raise BadMessageError(f"a status that names {len(message.functions)} functions")
         status = Status(
             message.ip,
             message.tid,
@@ -302,7 +321,8 @@ class IngressLoop:
 
     def _on_scheduler_update(self, body: bytes, now: float) -> None:
         parse(internal_pb2.SchedulerStatus, body)
-        self._events_lane.tell(self._gossip, "on_wire_update", body)
+        if not self._gossip_lane.tell(self._gossip, "on_wire_update", body):
+            self.drop("scheduler_update", "other schedulers tell more than can be taken in")
 
     def _on_unsendable(self, address: Address) -> None:
         self._table.suspect(address)

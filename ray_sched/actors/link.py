@@ -81,13 +81,17 @@ class Link:
 
 
 class Lane:
-    """Threads in which calls are made, so that the caller does not pay for them."""
+    """Threads in which calls are made, so that the caller does not pay for them.
 
-    def __init__(self, name: str, threads: int = 1) -> None:
+    At most `waiting` calls wait for a thread: what comes then is not made, and its caller hears so.
+    """
+
+    def __init__(self, name: str, threads: int = 1, *, waiting: int = 1000) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._room = threading.Semaphore(waiting)
 
-    def ask(self, link: Link, method: str, args: tuple[Any, ...], answer: Answer) -> None:
-        """Call a method; `answer(result, error)` is called once, in a thread of Ray's.
+    def ask(self, link: Link, method: str, args: tuple[Any, ...], answer: Answer) -> bool:
+        """Call a method; `answer(result, error)` is called once, in a thread of Ray's, if this is true.
 
         It must not call another actor there: Ray's replies all come through that thread, and to look
         an actor's name up waits for one. Let it `run` what has to be done.
@@ -97,16 +101,25 @@ class Lane:
             error = future.exception()
             answer(None if error else future.result(), error)
 
-        self.run(lambda: link.ask(method, *args).add_done_callback(answered))
+        return self.run(lambda: link.ask(method, *args).add_done_callback(answered))
 
-    def tell(self, link: Link, method: str, *args: Any) -> None:
-        self.run(lambda: link.tell(method, *args))
+    def tell(self, link: Link, method: str, *args: Any) -> bool:
+        return self.run(lambda: link.tell(method, *args))
 
-    def run(self, call: Callable[[], Any]) -> None:
+    def run(self, call: Callable[[], Any]) -> bool:
+        """False where it will not be made: too many wait already, or this was closed."""
+        if not self._room.acquire(blocking=False):
+            return False
+
+        def make() -> None:
+            self._room.release()
+            call()
+
         try:
-            self._pool.submit(call)
+            self._pool.submit(make)
         except RuntimeError:  # it was closed: nobody is interested any more
-            return
+            return False
+        return True
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -36,10 +36,11 @@ from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Effect, Finished, PinRequest, SendPin
 from ray_sched.core.replication import Publisher, Update
-from ray_sched.errors import RaySchedError
+from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import internal_pb2, shared_pb2
 from ray_sched.wire.codec import parse
+from ray_sched.wire.ports import check_executor_address
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class PolicyActor:
     def merge_locations(self, locations: list[tuple[str, Address]]) -> None:
         """What a peer says of who holds what."""
         with self._lock:
-            self._table.merge_locations(locations, time.monotonic())
+            self._table.merge_locations(self._believed(locations), time.monotonic())
 
     def whole_table(self) -> Update | None:
         """All that is known; None until what was known before a restart has been recovered."""
@@ -218,6 +219,23 @@ class PolicyActor:
         self._kvs.close()
 
     # --- inside ---
+
+    def _believed(self, locations: list[tuple[str, Address]]) -> list[tuple[str, Address]]:
+        """Those of known executors, and of such as can be ones and have room in the table."""
+        limits, known = self._config.scheduler, self._table.executors
+        believed, new = [], set[Address]()
+        for function, address in locations:
+            if address not in known and address not in new:
+                try:
+                    check_executor_address(*address, self._config.ports)
+                except BadMessageError:
+                    continue
+                if len(known) + len(new) >= limits.max_executors:
+                    continue
+                new.add(address)
+            if len(function) <= limits.max_name_bytes:
+                believed.append((function, address))
+        return believed
 
     def _on_event(self, event: Event, now: float) -> None:
         match event:

@@ -26,6 +26,7 @@ from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
+from ray_sched.core.dags import Limits
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import ExecutorTable
@@ -51,7 +52,17 @@ RETRY_S: Final = 1.0
 
 
 class SchedulerActor:
-    CONCURRENCY_GROUPS: Final = {"events": 1, "calls": 1, "requests": 32, "api": 64}
+    CONCURRENCY_GROUPS: Final = {
+        "events": 1,
+        "calls": 1,
+        # Of each kind its own threads: requests that wait (for pins, for the store) hold up their like alone.
+        "functions": 8,
+        "lists": 8,
+        "dags": 32,
+        "deletes": 8,
+        "peers": 8,
+        "api": 64,
+    }
 
     def __init__(self, config: Config) -> None:
         prepare_process(config, "scheduler")
@@ -63,7 +74,10 @@ class SchedulerActor:
         self._stats = Link(group, names.STATS)
         self._lane = Lane("scheduler")
         self._lock = threading.RLock()
-        self._registry = Registry()
+        limits = config.scheduler
+        self._registry = Registry(
+            Limits(limits.max_dag_functions, limits.max_name_bytes, limits.max_functions, limits.max_dags)
+        )
         self._arrivals = Arrivals()
         self._table = ExecutorTable(
             config.policy,
@@ -90,7 +104,8 @@ class SchedulerActor:
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
         )
-        self._catalog = Catalog(self._kvs, group, causal=config.kvs.consistency == "causal")
+        causal = config.kvs.consistency == "causal"
+        self._catalog = Catalog(self._kvs, group, causal=causal, max_name_bytes=limits.max_name_bytes)
         self._python = PythonCalls(config, self._kvs, self._place)
         self._recovered = threading.Event()
         self._fresh = threading.Event()
@@ -110,9 +125,22 @@ class SchedulerActor:
         """
         return self._decision(lambda: self._decide(port, body), deadline)
 
-    @ray.method(concurrency_group="requests")
-    def request(self, port: int, body: bytes, deadline: float) -> Decision:
-        """Any other request; waits for the key-value store and for pins."""
+    @ray.method(concurrency_group="functions")
+    def request_function(self, port: int, body: bytes, deadline: float) -> Decision:
+        """A function to be stored; waits for the key-value store, as do the other requests."""
+        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+
+    @ray.method(concurrency_group="lists")
+    def request_list(self, port: int, body: bytes, deadline: float) -> Decision:
+        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+
+    @ray.method(concurrency_group="dags")
+    def request_dag(self, port: int, body: bytes, deadline: float) -> Decision:
+        """A DAG to be created; waits for pins, too."""
+        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+
+    @ray.method(concurrency_group="deletes")
+    def request_delete(self, port: int, body: bytes, deadline: float) -> Decision:
         return self._decision(lambda: Decision(self._request(port, body)), deadline)
 
     def _decision(self, decide: Callable[[], Decision], deadline: float) -> Decision:
@@ -121,6 +149,9 @@ class SchedulerActor:
                 raise NoResourcesError("the scheduler heard of it too late: try again")
             return decide()
         except RaySchedError as error:
+            return Decision(refusal(error))
+        except Exception as error:  # a fault of ours: it costs this request and no other
+            log.exception("a request failed")
             return Decision(refusal(error))
 
     def _decide(self, port: int, body: bytes) -> Decision:
@@ -191,7 +222,12 @@ class SchedulerActor:
     # --- functions ---
 
     def create_function(self, function: cb.Function) -> None:
-        """Store a function and name it in the index. Raises BadMessageError, KvsError, TimedOutError."""
+        """Store a function and name it in the index.
+
+        Raises BadMessageError, NoResourcesError, KvsError, TimedOutError.
+        """
+        with self._lock:
+            self._registry.check_room_for_function(function.name)
         self._catalog.store_function(function)
         with self._lock:
             self._registry.add_function(function.name)
@@ -292,7 +328,7 @@ class SchedulerActor:
                 self._registry.end_delete(name)
         self._publish_and_wait()
 
-    @ray.method(concurrency_group="requests")
+    @ray.method(concurrency_group="peers")
     def delete_own_dag(self, name: str) -> None:
         """A client of another group deleted the DAG."""
         if self._registry.is_own(name):
@@ -310,7 +346,7 @@ class SchedulerActor:
         if erased:
             self.forget_dags(erased)
 
-    @ray.method(concurrency_group="requests")
+    @ray.method(concurrency_group="peers")
     def forget_dags(self, names: list[str]) -> None:
         """A peer deleted these; those that were learned from it are forgotten, our own stay."""
         with self._lock:
@@ -320,7 +356,7 @@ class SchedulerActor:
                     self._publisher.set_dag(name, None)
         self._publish()
 
-    @ray.method(concurrency_group="requests")
+    @ray.method(concurrency_group="peers")
     def learn_dags(self, candidates: list[str]) -> list[str]:
         """Look up DAGs that a peer named; those that exist are called from here, too."""
         with self._lock:

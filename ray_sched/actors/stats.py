@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import zmq
 
@@ -21,6 +21,9 @@ from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.sockets import PushSockets
 
 log = logging.getLogger(__name__)
+
+LOGGED: Final = 50
+"""Functions and DAGs that one line of the log names, those with most calls first."""
 
 
 class StatsActor:
@@ -73,6 +76,8 @@ class StatsActor:
 
 
 def _in_words(report: internal_pb2.ExecutorStatistics) -> str:
-    counts = [f"{function.name}:{function.call_count}" for function in report.functions]
-    counts += [f"{dag.name}(dag):{dag.call_count}" for dag in report.dags]
-    return ",".join(counts)
+    counts = {function.name: function.call_count for function in report.functions}
+    counts |= {f"{dag.name}(dag)": dag.call_count for dag in report.dags}
+    most = sorted(counts, key=lambda name: -counts[name])[:LOGGED]
+    more = f",and {len(counts) - LOGGED} more" if len(counts) > LOGGED else ""
+    return ",".join(f"{name}:{counts[name]}" for name in most) + more

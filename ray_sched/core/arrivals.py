@@ -13,6 +13,9 @@ from ray_sched.wire import internal_pb2
 MAX_NAMES = 10_000
 """Different names that are counted in one period: names come from clients, memory is bounded."""
 
+MAX_NAME = 1024
+"""Characters of the longest name that is counted."""
+
 MAX_GAPS = 100_000
 """Gaps that are kept for one DAG in one period."""
 
@@ -37,7 +40,7 @@ class Arrivals:
 
     def on_function(self, name: str, calls: int = 1) -> None:
         functions = self._batch.functions
-        if name in functions or len(functions) < MAX_NAMES:
+        if name in functions or (len(functions) < MAX_NAMES and len(name) <= MAX_NAME):
             functions[name] = functions.get(name, 0) + calls
 
     def on_dag(self, name: str, functions: tuple[str, ...], now: float) -> None:
@@ -79,9 +82,12 @@ class PeriodStatistics:
 
     def add(self, batch: ArrivalBatch) -> None:
         for name, count in batch.functions.items():
-            self._functions[name] = self._functions.get(name, 0) + count
+            if name in self._functions or len(self._functions) < MAX_NAMES:
+                self._functions[name] = self._functions.get(name, 0) + count
         for name, gaps in batch.dags.items():
-            self._dags.setdefault(name, []).extend(gaps)
+            if name in self._dags or len(self._dags) < MAX_NAMES:
+                joined = self._dags.setdefault(name, [])
+                joined += gaps[: MAX_GAPS - len(joined)]
 
     def report(self) -> internal_pb2.ExecutorStatistics:
         """The period as the management node expects it; counting starts again at zero."""

@@ -27,6 +27,9 @@ from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
 from ray_sched.wire.protobuf import delimited, length_of, tag
 
+MAX_CALL_BYTES = 2**30
+"""What the messages of one call may come to: each function's schedule carries all arguments."""
+
 CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
 """The kinds of message that a call sends, as `Layout` names their ports."""
 
@@ -100,7 +103,7 @@ class Dispatcher:
         return Dispatched(key, [(executor, CALL, message)])
 
     def call_dag(self, call: cb.DagCall, now: float, unix_s: float, call_id: str = "") -> Dispatched:
-        """Place every function of a DAG call. Raises NoSuchDagError, NoResourcesError.
+        """Place every function of a DAG call. Raises NoSuchDagError, NoResourcesError, BadMessageError.
 
         Nothing is sent and nothing counted unless all of its functions find an executor.
         """
@@ -144,6 +147,11 @@ class Dispatcher:
         else:
             part.append(NO_CONTINUATION)
         common = b"".join(part)
+        if len(common) * len(picked) > MAX_CALL_BYTES:
+            raise BadMessageError(
+                f"a call with {len(common)} bytes, sent to {len(picked)} functions each, is too large: "
+                f"the limit is {MAX_CALL_BYTES} in all; put large arguments into the key-value store"
+            )
         sends = [
             (executor, SCHEDULE, function.schedule + common)
             for function, executor in zip(plan.functions, picked, strict=True)

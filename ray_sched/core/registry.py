@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ray_sched.core.dags import Plan, plan_of, validate_dag
-from ray_sched.errors import DagExistsError, NoSuchDagError
+from ray_sched.core.dags import LIMITS, Limits, Plan, plan_of, validate_dag
+from ray_sched.errors import DagExistsError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 
 
 class Registry:
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
         self._functions: set[str] = set()
         self._dags: dict[str, cb.Dag] = {}
         self._plans: dict[str, Plan] = {}
@@ -28,8 +29,18 @@ class Registry:
 
     # --- functions ---
 
+    def check_room_for_function(self, name: str) -> None:
+        """Raises NoResourcesError where so many are registered that there is no room for a new one."""
+        if len(self._functions) >= self._limits.functions and name not in self._functions:
+            raise NoResourcesError(
+                f"{self._limits.functions} functions are registered, which is the limit "
+                "(scheduler.max_functions)"
+            )
+
     def add_function(self, name: str) -> None:
-        self._functions.add(name)
+        """Beyond the limit it is not known here; whoever needs it looks it up."""
+        if len(self._functions) < self._limits.functions:
+            self._functions.add(name)
 
     def functions(self, prefix: str = "") -> list[str]:
         """The names that start with the prefix, sorted."""
@@ -43,13 +54,17 @@ class Registry:
     def begin_create(self, dag: cb.Dag, is_registered: Callable[[str], bool] | None = None) -> None:
         """Reserve a DAG's name; follow with `commit` or `abort`.
 
-        Raises DagExistsError, InvalidDagError, FunctionNotFoundError.
+        Raises DagExistsError, InvalidDagError, FunctionNotFoundError, NoResourcesError.
         """
         if dag.name in self._dags or dag.name in self._creating:
             raise DagExistsError(f"DAG {dag.name!r} exists already: delete it first, or choose another name")
         if dag.name in self._deleting:
             raise DagExistsError(f"DAG {dag.name!r} is being deleted: try again")
-        validate_dag(dag, is_registered or self.has_function)
+        validate_dag(dag, is_registered or self.has_function, self._limits)
+        if len(self._dags) + len(self._creating) >= self._limits.dags:
+            raise NoResourcesError(
+                f"{self._limits.dags} DAGs exist, which is the limit: delete one (scheduler.max_dags)"
+            )
         self._creating.add(dag.name)
 
     def commit(self, dag: cb.Dag, replicas: int = 0) -> None:

@@ -28,10 +28,19 @@ WAIT_MS = 10_000
 VECTORS = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["messages"]
 
 
+CONFIG = Config(host=HOST).replace(**{"policy.random_threshold": 0.0})
+LIMITED = CONFIG.replace(
+    **{
+        "scheduler.max_message_bytes": 2000,
+        "scheduler.max_control_bytes": 2000,
+        "scheduler.max_executors": 3,
+    }
+)
+
+
 class Setting:
-    def __init__(self) -> None:
+    def __init__(self, config: Config = CONFIG) -> None:
         self.failures: list[str] = []
-        config = Config(host=HOST).replace(**{"policy.random_threshold": 0.0})
         self.loop = IngressLoop(config, on_failure=lambda: self.failures.append("the loop ended"))
         self.loop.start()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -215,3 +224,47 @@ def test_mutated_messages_on_every_port_end_nobody(ingress: Setting) -> None:
             ingress.push(port, bytes(body))
     ingress.alive()
     assert ingress.loop.counts["failed"] == 0
+
+
+@pytest.mark.parametrize("port", ports.REQUEST_PORTS)
+def test_a_request_that_is_too_large_is_refused_with_the_limit(port: int) -> None:
+    with_limits = Setting(LIMITED)
+    try:
+        with_limits.lease()
+        reply, reason = with_limits.ask(port, b"\0" * 2001, WANTS_REASON)
+        assert cb.GenericResponse.FromString(reply).error == cb.EXECUTION_ERROR
+        assert b"2001 bytes: the limit is 2000 (scheduler.max_" in reason
+        with_limits.alive()
+    finally:
+        with_limits.close()
+
+
+def test_a_pushed_message_that_is_too_large_is_dropped_and_the_next_one_taken() -> None:
+    with_limits = Setting(LIMITED)
+    try:
+        large = internal_pb2.ThreadStatus(ip="10.0.0.1", running=True, functions=["x" * 2000])
+        small = internal_pb2.ThreadStatus(ip="10.0.0.1", running=True)
+        with_limits.push(ports.STATUS, large.SerializeToString())
+        with_limits.push(ports.STATUS, small.SerializeToString())
+        with_limits.counted("statuses")
+        assert with_limits.loop.counts[f"dropped_port_{ports.STATUS}"] == 1
+    finally:
+        with_limits.close()
+
+
+def test_no_more_executors_are_known_than_are_allowed() -> None:
+    limited = Setting(LIMITED)
+    try:
+        for number in range(5):
+            status = internal_pb2.ThreadStatus(ip=f"10.0.0.{number}", running=True)
+            limited.push(ports.STATUS, status.SerializeToString())
+        limited.counted(f"dropped_port_{ports.STATUS}", 2)
+        assert executors(limited) == 3
+        limited.push(
+            ports.STATUS, internal_pb2.ThreadStatus(ip="10.0.0.0", running=False).SerializeToString()
+        )
+        limited.push(ports.STATUS, internal_pb2.ThreadStatus(ip="10.0.0.9", running=True).SerializeToString())
+        limited.counted("statuses", 5)
+        assert executors(limited) == 3
+    finally:
+        limited.close()

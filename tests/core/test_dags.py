@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 
-from ray_sched.core.dags import validate_dag
+from ray_sched.core.dags import Limits, validate_dag
 from ray_sched.core.registry import Registry
-from ray_sched.errors import DagExistsError, FunctionNotFoundError, InvalidDagError, NoSuchDagError
+from ray_sched.errors import (
+    DagExistsError,
+    FunctionNotFoundError,
+    InvalidDagError,
+    NoResourcesError,
+    NoSuchDagError,
+)
 from ray_sched.wire import cloudburst_pb2 as cb
 
 
@@ -146,3 +155,60 @@ def test_functions_are_listed_by_prefix() -> None:
         registry.add_function(name)
     assert registry.functions("s") == ["square", "sum"]
     assert registry.functions() == ["incr", "square", "sum"]
+
+
+NAMES = [f"f{number}" for number in range(10_000)]
+
+
+def large(functions: list[str], links: Sequence[tuple[str, str]] = (), name: str = "d") -> cb.Dag:
+    message = cb.Dag(name=name)
+    for function in functions:
+        message.functions.add(name=function)
+    for source, sink in links:
+        message.connections.add(source=source, sink=sink)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (large(NAMES, list(itertools.pairwise(NAMES))), "10000 functions: the limit is 1000"),
+        (large(["f"] * 10_000), "10000 functions"),
+        (large(["f"], name="x" * 2**20), "too long: the limit is 1024 bytes"),
+        (large(["ä" * 600]), "too long"),
+        (large(["f"], name="funcs/f"), "cannot be named"),
+        (large(["f"], name="ray_sched/dags/g"), "cannot be named"),
+        (large(["f"], [("f", "x" * 2**20)]), "links 'x{100}'"),
+        (large(NAMES[:500], [("f0", "f1")] * 20_000), "too large"),
+        (large(NAMES[:900]), r"900 sinks \('f0', .{,40} and 895 more\)"),
+    ],
+    ids=[
+        "10,000 functions",
+        "one, 10,000 times",
+        "1 MB name",
+        "function's name",
+        "a function",
+        "the index",
+        "1 MB link",
+        "many links",
+        "many sinks",
+    ],
+)
+def test_what_is_absurd_is_refused_in_few_words(message: cb.Dag, words: str) -> None:
+    with pytest.raises(InvalidDagError, match=words) as refused:
+        validate_dag(message, lambda name: True)
+    assert len(str(refused.value)) < 3000
+
+
+def test_no_more_exists_than_is_allowed() -> None:
+    registry = Registry(Limits(functions=2, dags=1))
+    registry.add_function("a")
+    registry.add_function("b")
+    registry.check_room_for_function("b")
+    with pytest.raises(NoResourcesError, match="2 functions"):
+        registry.check_room_for_function("c")
+    registry.begin_create(dag("a", "", name="one"))
+    with pytest.raises(NoResourcesError, match="1 DAGs"):
+        registry.begin_create(dag("b", "", name="two"))
+    registry.abort("one")
+    registry.begin_create(dag("b", "", name="two"))

@@ -220,3 +220,13 @@ def test_a_call_without_a_name_is_refused() -> None:
     s.executor(0)
     with pytest.raises(BadMessageError):
         s.dispatcher.call(cb.FunctionCall(), NOW)
+
+
+def test_a_call_whose_messages_would_fill_the_memory_is_refused() -> None:
+    names = [f"f{number}" for number in range(200)]
+    s = Setting(dag("long", names, []), local=True)
+    s.executor(0, *names)
+    call = cb.DagCall(name="long")
+    call.function_args["f0"].values.add(body=bytes(6 * 2**20))
+    with pytest.raises(BadMessageError, match="too large"):
+        s.call_dag(call)
