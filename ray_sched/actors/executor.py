@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Any
 
@@ -38,7 +39,7 @@ class ExecutorActor:
 
     def status(self) -> dict[str, Any]:
         """As `ready`, with what is pinned here and what it has counted since its start."""
-        return {**self.ready(), **self._server.status()}
+        return {"pid": os.getpid(), **self.ready(), **self._server.status()}
 
     def stop(self) -> None:
         """Free the ports. Again is harmless."""

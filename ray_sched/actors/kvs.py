@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray_sched.config import Config
@@ -36,7 +37,7 @@ class KvsActor:
 
     def status(self) -> dict[str, Any]:
         """As `ready`, with what the server has counted since its start."""
-        return {**self.ready(), **self._server.stats()}
+        return {"pid": os.getpid(), **self.ready(), **self._server.stats()}
 
     def stop(self) -> None:
         """Free the ports and let go of the file. Again is harmless."""
