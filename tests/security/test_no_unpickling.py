@@ -30,13 +30,9 @@ PICKLERS = {
     "joblib",
     "jsonpickle",
 }
-READERS = {"loads", "load", "from_value", "Unpickler", "eval", "exec", "object_in", "find_class"}
-ALLOWED = {
-    ("actors/python_calls.py", "values.loads"),
-    ("cli.py", "config_loading.load"),
-    ("core/policies/__init__.py", "point.load"),
-}
-"""A `RemoteValue` names what its reader calls; policies are loaded from installed packages."""
+READERS = {"loads", "from_value", "Unpickler", "eval", "exec", "object_in", "find_class"}
+ALLOWED = {("actors/python_calls.py", "values.loads")}
+"""A `RemoteValue` names what its reader calls."""
 
 
 def control_plane() -> Iterator[Path]:
