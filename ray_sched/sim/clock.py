@@ -10,9 +10,9 @@ from typing import Any
 class Clock:
     """Events by time; those of the same time in the order in which they were asked for."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        """Seconds since the simulation began."""
+    def __init__(self, start_s: float = 0.0) -> None:
+        self.now = start_s
+        """Seconds."""
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
 

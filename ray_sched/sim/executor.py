@@ -6,7 +6,6 @@ reports as a real one does: each period with its utilization, and after each one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 from ray_sched.core.dispatch import CALL, TRIGGER
@@ -59,9 +58,7 @@ class Surroundings(Protocol):
 
 
 class SimulatedExecutor:
-    def __init__(
-        self, address: Address, cache: Cache, functions: Iterable[str], clock: Clock, world: Surroundings
-    ) -> None:
+    def __init__(self, address: Address, cache: Cache, clock: Clock, world: Surroundings) -> None:
         self.address = address
         self._cache = cache
         self._clock = clock
@@ -78,16 +75,19 @@ class SimulatedExecutor:
         )
         self._busy = False
         self._utilization = Utilization(clock.now)
-        for function in functions:
-            pin = internal_pb2.PinFunction(name=function)
-            self._handle(PinArrived(pin))
-            self._execution.next_work()
-            self._handle(Loaded(pin))
 
     @property
     def queued(self) -> int:
         """Runs that wait for it."""
         return self._execution.queued
+
+    def pin(self, function: str) -> None:
+        """Hold a function from now on, and say so."""
+        pin = internal_pb2.PinFunction(name=function)
+        self._handle(PinArrived(pin))
+        self._execution.next_work()
+        self._handle(Loaded(pin))
+        self.report()
 
     def take(self, kind: str, message: bytes) -> None:
         """A message arrives at the port of that kind."""

@@ -37,7 +37,8 @@ class World:
     def __init__(self, scenario: Scenario, config: Config) -> None:
         self._scenario = scenario
         self._config = config
-        self._clock = Clock()
+        # Times are counted from the first moment at which calls may come.
+        self._clock = Clock(-SETTLE_S)
         self._network_s = scenario.network_ms / 1e3
         self._rng = random.Random(f"{scenario.seed}/world")
         self._calls: dict[int, Arrival] = {}
@@ -68,22 +69,37 @@ class World:
         self._caches = {_ip(node): Cache(scenario.cache_keys) for node in range(scenario.nodes)}
         self._home = {_ip(node): self._groups[node % len(self._groups)] for node in range(scenario.nodes)}
         self._executors: dict[Address, SimulatedExecutor] = {}
-        for number, held in enumerate(scenario.holdings()):
+        for number in range(scenario.executors):
             ip = _ip(number // scenario.per_node)
             address = (ip, number % scenario.per_node)
-            self._executors[address] = SimulatedExecutor(address, self._caches[ip], held, self._clock, self)
+            self._executors[address] = SimulatedExecutor(address, self._caches[ip], self._clock, self)
         self._measures = Measures(list(self._executors), scenario.warm_up_s, scenario.duration_s)
 
     def run(self) -> Outcome:
         clock, scenario = self._clock, self._scenario
-        # Times are counted from the first moment at which calls may come.
-        clock.now = -SETTLE_S
+        self._set_up()
         self._start_periods()
         self._next_call()
         clock.run(scenario.duration_s)
         busy_s = [group.busy_s - group.backlog_s() for group in self._groups]
         clock.run(scenario.duration_s + scenario.drain_s, lambda: not self._calls)
         return self._measures.outcome(len(self._calls), busy_s)
+
+    def _set_up(self) -> None:
+        """Let every executor report, and pin one function after the other, on executors in random order.
+
+        So does the pin transaction. A group's order of candidates comes from it, and round-robin's turns
+        from there: where all functions had the same order, a chain would run on one executor.
+        """
+        rng = random.Random(f"{self._scenario.seed}/pins")
+        holders: dict[str, list[SimulatedExecutor]] = {}
+        for executor, functions in zip(self._executors.values(), self._scenario.holdings(), strict=True):
+            executor.report()
+            for function in functions:
+                holders.setdefault(function, []).append(executor)
+        for function in sorted(holders):
+            for executor in rng.sample(holders[function], len(holders[function])):
+                executor.pin(function)
 
     # --- what executors need of it ---
 
@@ -164,7 +180,6 @@ class World:
                 self._spread(config.gossip.period_s, partial(self._gossip, group))
                 clock.at(-SETTLE_S / 2, self._gossip, group)
         for executor in self._executors.values():
-            clock.at(-SETTLE_S, executor.report)
             self._spread(config.executor.status_period_s, executor.report_period)
         for second in range(int(self._scenario.duration_s)):
             clock.at(second + 0.5, self._sample)
