@@ -27,6 +27,9 @@ BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
 MAX_SOCKETS: Final = 20_000
 
+EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
+"""Those that a scheduler sends to, by their names in a layout."""
+
 Drop = Callable[[str, object], None]
 Handlers = dict[Any, Callable[[zmq.Socket[bytes], float], bool]]
 """What to do when a socket may have something, at a time of the monotonic clock; True if more may follow."""
@@ -244,6 +247,14 @@ class Outbox:
         for _ in range(len(messages) - sent):
             self._drop("send", f"executor {ip}:{tid} takes no more messages")
             self._on_unsendable(address)
+
+    def give_up(self, address: Address) -> None:
+        """The executor left: what waits for it is not for whoever may come after it at its address."""
+        for executors in self._waiting.values():
+            executors.pop(address, None)
+        ip, tid = address
+        for kind in EXECUTOR_PORTS:
+            self._sockets.drop(tcp(ip, getattr(self._layout, kind) + tid))
 
     def push(self, address: str, message: bytes) -> None:
         """To a whole ZeroMQ address."""

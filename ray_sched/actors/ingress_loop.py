@@ -36,7 +36,7 @@ from ray_sched.actors.front import (
 )
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Booked, PinAnswered, StatusSeen, Suspected
+from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen, Suspected
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
@@ -311,6 +311,8 @@ class IngressLoop:
         self.counts["statuses"] += 1
         seq = seq_at(now)
         if self._table.on_status(status, now, seq):
+            if not status.running:
+                self.out.give_up(status.address)
             self._events.add(StatusSeen(status, seq, now))
         else:
             self._events.seen(status.address)
@@ -332,7 +334,11 @@ class IngressLoop:
 
     def apply(self, update: Update, now: float) -> None:
         """Take an update in. In the loop's thread."""
+        known = list(self._table.executors) if update.whole else update.removed
         outcome = self._replica.apply(update)
+        for address in known:
+            if self._table.has_left(address):
+                self.out.give_up(address)
         if outcome is Outcome.GAP:
             self._ask_whole(now)
         if outcome is not Outcome.APPLIED:
@@ -347,10 +353,15 @@ class IngressLoop:
                 self._plans[name] = plan_of(parse(cb.Dag, dag))
         self.synced.set()
 
+    def send(self, sends: tuple[Send, ...]) -> None:
+        """Messages from the Policy or the Scheduler, who may not have heard yet who left. In the loop's
+        thread."""
+        self.out.put_all(send for send in sends if not self._table.has_left(send[:2]))
+
     def snapshot(self, now: float) -> Update:
         """What is known of the executors. In the loop's thread."""
         keys = {ip: self._table.cached_keys(ip) for ip in self._table.ips_with_keys()}
-        return Update(0, 0, True, tuple(self._table.records()), (), keys, {}, now)
+        return Update(0, 0, True, tuple(self._table.records()), {}, keys, {}, now)
 
     def _tick(self, now: float) -> None:
         self._table.age(now)

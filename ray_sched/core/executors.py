@@ -83,6 +83,7 @@ class Executor:
         "functions",
         "gpu",
         "ip",
+        "joined",
         "last_seen",
         "location",
         "name",
@@ -115,6 +116,8 @@ class Executor:
         """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
         self.utilization = 0.0
         self.seq = 0
+        self.joined = 0
+        """As of which `seq` it is known here, since it was last gone."""
         self.recent = 0
         self.buckets = [0] * BUCKETS
         self.suspected = False
@@ -169,6 +172,7 @@ class ExecutorTable:
         changed = False
         if executor is None:
             executor = self._new(status.address)
+            executor.joined = seq
             changed = True
         executor.last_seen = now
         executor.reported = True
@@ -285,7 +289,7 @@ class ExecutorTable:
         for touched in self._touched:
             touched.pop(executor, None)
         self._backing_off.pop(executor, None)
-        self._departed[address] = seq
+        self._departed[address] = max(seq, executor.seq)
         if len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
         if not any(ip == executor.ip for ip, _ in self.executors):
@@ -373,6 +377,7 @@ class ExecutorTable:
             if record.seq < self._departed.get(address, 0):
                 return
             executor = self._new(address)
+            executor.joined = record.seq
         elif executor.seq > record.seq:
             return
         if executor.gpu != record.gpu:
@@ -391,7 +396,22 @@ class ExecutorTable:
         executor.seq = record.seq
         self._set_free(executor, record.free)
 
+    def apply_removal(self, address: Address, seq: int) -> None:
+        """Take over that an executor is gone as of `seq`, unless it was seen here to come back since:
+        the authority is on its way to hear of that."""
+        executor = self.executors.get(address)
+        if executor is not None and executor.joined <= seq:
+            self.remove(address, seq)
+
     # --- for everybody ---
+
+    def left_at(self, address: Address) -> int:
+        """As of which `seq` it is gone; 0 for whoever was never known."""
+        return self._departed.get(address, 0)
+
+    def has_left(self, address: Address) -> bool:
+        """Whether it was known, and is gone: who has a message for it has not heard so yet."""
+        return address in self._departed
 
     def ips(self) -> set[str]:
         return {ip for ip, _ in self.executors}
@@ -428,7 +448,8 @@ class ExecutorTable:
         executor = Executor(*address)
         executor.last_seen = now
         self.executors[address] = executor
-        self._departed.pop(address, None)
+        # Copies do not believe what is older than its departure.
+        executor.seq = executor.joined = self._departed.pop(address, 0)
         return executor
 
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:

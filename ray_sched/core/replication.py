@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ray_sched.core.executors import ExecutorRecord, ExecutorTable
+from ray_sched.core.executors import Address, ExecutorRecord, ExecutorTable
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Update:
     number: int
     whole: bool = False
     executors: tuple[ExecutorRecord, ...] = ()
-    removed: tuple[tuple[str, int], ...] = ()
+    removed: dict[Address, int] = field(default_factory=dict)
+    """Who is gone, and as of which `seq`."""
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dags: dict[str, bytes | None] = field(default_factory=dict)
     sent_at: float = 0.0
@@ -61,7 +62,7 @@ class Publisher:
             self._number + 1,
             False,
             tuple(record for record in records.values() if record is not None),
-            tuple(address for address, record in records.items() if record is None),
+            {address: table.left_at(address) for address, record in records.items() if record is None},
             {ip: table.cached_keys(ip) for ip in table.dirty_ips},
             {name: self._dags.get(name) for name in self._dirty_dags},
             now,
@@ -80,7 +81,7 @@ class Publisher:
             self._number,
             True,
             tuple(table.records()),
-            (),
+            {},
             {ip: table.cached_keys(ip) for ip in table.ips_with_keys()},
             dict(self._dags),
             now,
@@ -122,8 +123,8 @@ class Replica:
             self._number = update.number
         for record in update.executors:
             self._table.apply(record)
-        for address in update.removed:
-            self._table.remove(address)
+        for address, seq in update.removed.items():
+            self._table.apply_removal(address, seq)
         for ip, keys in update.keys.items():
             self._table.set_cached_keys(ip, keys)
         self._until = max(self._until, update.sent_at + self._lease_s)

@@ -116,7 +116,7 @@ class PushSockets:
             pass
         return sent
 
-    def drop(self, address: str, older_than: float) -> None:
+    def drop(self, address: str, older_than: float = float("inf")) -> None:
         """Give up an address's socket, and what waits in it, if it was made before that time (s)."""
         found = self._sockets.get(address)
         if found is not None and found[1] < older_than:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ class Setting:
         now = time.monotonic()
         record = ExecutorRecord(HOST, 0, False, ("f",), (), True, 0.0, now, 0.0, 1)
         dag = cb.Dag(name="d", functions=[cb.Dag.FunctionReference(name="f")])
-        update = Update(1, 0, True, (record,), (), {}, {"d": dag.SerializeToString()}, now + seconds)
+        update = Update(1, 0, True, (record,), {}, {}, {"d": dag.SerializeToString()}, now + seconds)
         self.loop.mailbox.put(lambda now: self.loop.apply(update, now))
         assert self.loop.synced.wait(WAIT_MS / 1000)
 
@@ -81,9 +81,12 @@ class Setting:
 
     def counted(self, what: str, number: int = 1) -> None:
         """Wait until that was counted so often."""
+        self.until(lambda: self.loop.counts[what] >= number)
+
+    def until(self, so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_MS / 1000
-        while self.loop.counts[what] < number:
-            assert time.monotonic() < deadline, f"not {number} {what}: {self.loop.counts}"
+        while not so():
+            assert time.monotonic() < deadline, self.loop.counts
             self.alive()
 
     def alive(self) -> None:
@@ -200,6 +203,37 @@ def test_an_absurd_utilization_is_taken_for_none_or_full(ingress: Setting, utili
     ingress.counted("statuses")
     (record,) = ingress.loop._table.records()
     assert record.utilization in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("told", ["by its status", "by the policy", "by a whole table"])
+def test_what_waits_for_an_executor_that_left_is_given_up(ingress: Setting, told: str) -> None:
+    ingress.lease()
+    for _ in range(3):  # nobody listens at its address
+        ingress.ask(ports.DAG_CALL, cb.DagCall(name="d", client_id="before").SerializeToString())
+    if told == "by its status":
+        status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False)
+        ingress.push(ports.STATUS, status.SerializeToString())
+    else:
+        removed = {} if told == "by a whole table" else {(HOST, 0): 1}
+        update = Update(1, 1, not removed, (), removed, {}, {}, time.monotonic() + 1000.0)
+
+        def in_one_turn(now: float) -> None:
+            ingress.loop.send(((HOST, 0, "schedule", b"just before"),))
+            ingress.loop.apply(update, now)
+
+        ingress.loop.mailbox.put(in_one_turn)
+    ingress.until(lambda: executors(ingress) == 0)
+    # Who sent this had not heard of it.
+    ingress.loop.mailbox.put(lambda now: ingress.loop.send(((HOST, 0, "schedule", b"too late"),)))
+
+    successor = ingress.context.socket(zmq.PULL)
+    successor.linger, successor.rcvtimeo = 0, WAIT_MS
+    successor.bind(ports.tcp(HOST, ports.CLASSIC.schedule))
+    ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=HOST, tid=0, running=True).SerializeToString())
+    ingress.until(lambda: executors(ingress) == 1)
+    ingress.loop.mailbox.put(lambda now: ingress.loop.send(((HOST, 0, "schedule", b"in time"),)))
+    assert successor.recv() == b"in time"
+    successor.close()
 
 
 def test_mutated_messages_on_every_port_end_nobody(ingress: Setting) -> None:

@@ -41,6 +41,31 @@ def test_changes_reach_the_copy() -> None:
     assert not p.publisher.has_changes()
 
 
+def test_a_removal_leaves_alone_who_came_back_since() -> None:
+    p = Pair()
+    for table in (p.table, p.copy):
+        table.on_status(Status(*A, ("f",)), 1.0, seq=1)
+    p.replica.apply(p.publisher.next_update(1.0))
+    p.table.on_status(Status(*A, running=False), 2.0, seq=2)
+    # The copy sees statuses itself, and is further on.
+    p.copy.on_status(Status(*A, running=False), 2.0, seq=2)
+    p.copy.on_status(Status(*A, ("g",)), 3.0, seq=3)
+    p.replica.apply(p.publisher.next_update(3.0))
+    assert sorted(p.copy.locations()) == [("g", A)]
+    assert not p.copy.has_left(A)
+
+
+def test_who_fell_silent_is_removed_also_where_a_call_has_just_gone_to_it() -> None:
+    p = Pair()
+    for table in (p.table, p.copy):
+        table.on_status(Status(*A), 1.0, seq=1)
+    p.replica.apply(p.publisher.next_update(1.0))
+    p.copy.book(p.copy.executors[A], seq=5)
+    p.table.remove(A)
+    p.replica.apply(p.publisher.next_update(3.0))
+    assert p.copy.has_left(A)
+
+
 def test_a_gap_is_noticed_and_the_whole_mends_it() -> None:
     p = Pair()
     p.status(A, "f")

@@ -45,7 +45,8 @@ PERIODS = {
     "RAY_SCHED_STATS_PERIOD_S": "0.5",
     "RAY_SCHED_STATS_FLUSH_S": "0.1",
     "RAY_SCHED_STATS_POLICY_PERIOD_S": "0.5",
-    "RAY_SCHED_SCHEDULER_PIN_TIMEOUT_S": "1",
+    # Longer than a busy machine makes a played executor wait for its turn.
+    "RAY_SCHED_SCHEDULER_PIN_TIMEOUT_S": "3",
     # Without picks at random a test can say who gets a call.
     "RAY_SCHED_POLICY_RANDOM_THRESHOLD": "0",
 }
@@ -169,7 +170,8 @@ def lent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def node_addresses() -> Iterator[str]:
-    return (f"127.0.6.{20 + number % 60}" for number in itertools.count())
+    """Never one twice."""
+    return (f"127.6.{number // 250}.{1 + number % 250}" for number in itertools.count())
 
 
 @pytest.fixture

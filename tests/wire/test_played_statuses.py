@@ -43,6 +43,23 @@ def test_an_executor_that_leaves_gets_nothing_more(stage: Stage) -> None:
         assert stage.receiver("call", response_key=key)[0] is staying
 
 
+def test_what_waits_for_an_executor_that_left_is_not_its_successors(stage: Stage) -> None:
+    [leaving] = stage.executors(1)
+    dag = stage.create_dag([stage.function()])
+    leaving.close()  # it hears nothing any more, and what is sent waits
+    assert all(stage.client.call_dag(dag).success for _ in range(3))
+    leaving.report(running=False)
+    stage.settle()
+
+    successor = stage.executor(leaving.ip)
+    successor.report()
+    successor.wait_for("pin")
+    until(lambda: stage.client.call_dag(dag, client_id="after it").success, "the DAG did not come back")
+    successor.wait_for("schedule", where=lambda schedule: schedule.client_id == "after it")
+    # Through the same connection they would have come before it.
+    assert [schedule.client_id for schedule in successor.received("schedule")] == ["after it"]
+
+
 def test_a_lost_pin_is_made_again_elsewhere(stage: Stage) -> None:
     one, other = stage.executors(2)
     dag = stage.create_dag([stage.function()])

@@ -28,7 +28,8 @@ class Stage:
     adds a GPU executor, the *sentinel*, and creates a DAG that only this one can hold. No test of
     ordinary executors sees anything of it.
 
-    `addresses` gives an IP for each node that is played; a test's nodes should not have been another's.
+    `addresses` gives an IP for each node that is played, never one twice: what a scheduler still has
+    for an executor that left may reach whoever listens at its address next.
     """
 
     def __init__(
