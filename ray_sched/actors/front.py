@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -236,7 +236,7 @@ class Outbox:
                 self._send(address, base, messages)
             executors.clear()
 
-    def _send(self, address: Address, base: int, messages: list[bytes]) -> None:
+    def _send(self, address: Address, base: int, messages: Sequence[bytes]) -> None:
         ip, tid = address
         try:
             sent = self._sockets.send_all(tcp(ip, base + tid), messages)
@@ -248,13 +248,18 @@ class Outbox:
             self._drop("send", f"executor {ip}:{tid} takes no more messages")
             self._on_unsendable(address)
 
-    def give_up(self, address: Address) -> None:
-        """The executor left: what waits for it is not for whoever may come after it at its address."""
-        for executors in self._waiting.values():
-            executors.pop(address, None)
+    def give_up(self, address: Address, linger_ms: int = 0) -> None:
+        """The executor left: what waits for it is not for whoever may come after it at its address.
+
+        One that says so itself still does what it was sent: that goes out until `linger_ms` have passed.
+        """
         ip, tid = address
         for kind in EXECUTOR_PORTS:
-            self._sockets.drop(tcp(ip, getattr(self._layout, kind) + tid))
+            base: int = getattr(self._layout, kind)
+            messages = self._waiting.get(kind, {}).pop(address, ())
+            if messages and linger_ms:
+                self._send(address, base, messages)
+            self._sockets.drop(tcp(ip, base + tid), linger_ms=linger_ms)
 
     def push(self, address: str, message: bytes) -> None:
         """To a whole ZeroMQ address."""

@@ -55,7 +55,10 @@ log = logging.getLogger(__name__)
 
 MAX_FUNCTIONS: Final = 10_000
 """Functions that one executor may say it holds."""
+FAREWELL_MS: Final = 100
+"""How long what was sent to an executor just before it left may still be on its way out, in milliseconds."""
 SWEEP_S: Final = 0.05
+PINNING: Final = ("pin", "unpin")
 POLL_S: Final = 0.02
 CONTROL: Final = frozenset(
     {ports.CONNECT, ports.LIST, ports.DAG_DELETE, ports.STATUS, ports.SCHEDULER_UPDATE, ports.PIN_ACCEPT}
@@ -312,7 +315,7 @@ class IngressLoop:
         seq = seq_at(now)
         if self._table.on_status(status, now, seq):
             if not status.running:
-                self.out.give_up(status.address)
+                self.out.give_up(status.address, FAREWELL_MS)
             self._events.add(StatusSeen(status, seq, now))
         else:
             self._events.seen(status.address)
@@ -354,9 +357,13 @@ class IngressLoop:
         self.synced.set()
 
     def send(self, sends: tuple[Send, ...]) -> None:
-        """Messages from the Policy or the Scheduler, who may not have heard yet who left. In the loop's
-        thread."""
-        self.out.put_all(send for send in sends if not self._table.has_left(send[:2]))
+        """Messages from the Policy or the Scheduler. In the loop's thread.
+
+        The Policy may not have heard yet who left, and whoever comes after it is not to be pinned for it.
+        """
+        for ip, tid, kind, message in sends:
+            if kind not in PINNING or not self._table.has_left((ip, tid)):
+                self.out.put((ip, tid), kind, message)
 
     def snapshot(self, now: float) -> Update:
         """What is known of the executors. In the loop's thread."""

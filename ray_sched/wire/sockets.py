@@ -116,11 +116,12 @@ class PushSockets:
             pass
         return sent
 
-    def drop(self, address: str, older_than: float = float("inf")) -> None:
-        """Give up an address's socket, and what waits in it, if it was made before that time (s)."""
+    def drop(self, address: str, older_than: float = float("inf"), linger_ms: int = 0) -> None:
+        """Give up an address's socket, if it was made before that time (s); what waits in it may still
+        go out until `linger_ms` have passed."""
         found = self._sockets.get(address)
         if found is not None and found[1] < older_than:
-            self._sockets.pop(address)[0].close(0)
+            self._sockets.pop(address)[0].close(linger_ms)
 
     def close(self, linger_ms: int = 0) -> None:
         """Give up all sockets; what waits in them may still go out until `linger_ms` have passed."""

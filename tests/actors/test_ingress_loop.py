@@ -9,12 +9,13 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zmq
 
-from ray_sched.actors.ingress_loop import IngressLoop
+from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
 from ray_sched.config import Config
 from ray_sched.core.executors import ExecutorRecord
 from ray_sched.core.replication import Update
@@ -78,6 +79,19 @@ class Setting:
             socket.linger = 0
             socket.connect(ports.tcp(HOST, port))
         socket.send_multipart(parts)
+
+    def send(self, kind: str, message: bytes) -> None:
+        """As the Policy or the Scheduler does."""
+        self.loop.mailbox.put(lambda now: self.loop.send(((HOST, 0, kind, message),)))
+
+    @contextmanager
+    def executor(self, kind: str) -> Iterator[zmq.Socket[bytes]]:
+        """One port of the executor."""
+        socket = self.context.socket(zmq.PULL)
+        socket.linger, socket.rcvtimeo = 0, WAIT_MS
+        socket.bind(ports.tcp(HOST, getattr(ports.CLASSIC, kind)))
+        yield socket
+        socket.close()
 
     def counted(self, what: str, number: int = 1) -> None:
         """Wait until that was counted so often."""
@@ -206,34 +220,47 @@ def test_an_absurd_utilization_is_taken_for_none_or_full(ingress: Setting, utili
 
 
 @pytest.mark.parametrize("told", ["by its status", "by the policy", "by a whole table"])
-def test_what_waits_for_an_executor_that_left_is_given_up(ingress: Setting, told: str) -> None:
+def test_what_waits_for_an_executor_that_left_is_not_its_successors(ingress: Setting, told: str) -> None:
     ingress.lease()
-    for _ in range(3):  # nobody listens at its address
-        ingress.ask(ports.DAG_CALL, cb.DagCall(name="d", client_id="before").SerializeToString())
-    if told == "by its status":
-        status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False)
-        ingress.push(ports.STATUS, status.SerializeToString())
-    else:
-        removed = {} if told == "by a whole table" else {(HOST, 0): 1}
-        update = Update(1, 1, not removed, (), removed, {}, {}, time.monotonic() + 1000.0)
+    ingress.send("pin", b"before")  # nobody listens at its address
+    status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False).SerializeToString()
+    removed = {} if told == "by a whole table" else {(HOST, 0): 1}
+    update = Update(1, 1, not removed, (), removed, {}, {}, time.monotonic() + 1000.0)
 
-        def in_one_turn(now: float) -> None:
-            ingress.loop.send(((HOST, 0, "schedule", b"just before"),))
+    def in_one_turn(now: float) -> None:
+        ingress.loop.send(((HOST, 0, "pin", b"just before"),))
+        if told == "by its status":
+            ingress.loop._on_status(status, now)
+        else:
             ingress.loop.apply(update, now)
 
-        ingress.loop.mailbox.put(in_one_turn)
+    ingress.loop.mailbox.put(in_one_turn)
     ingress.until(lambda: executors(ingress) == 0)
-    # Who sent this had not heard of it.
-    ingress.loop.mailbox.put(lambda now: ingress.loop.send(((HOST, 0, "schedule", b"too late"),)))
+    ingress.send("pin", b"too late")  # whoever sent it had not heard
+    if told == "by its status":
+        time.sleep(2 * FAREWELL_MS / 1000)  # only then it is given up
 
-    successor = ingress.context.socket(zmq.PULL)
-    successor.linger, successor.rcvtimeo = 0, WAIT_MS
-    successor.bind(ports.tcp(HOST, ports.CLASSIC.schedule))
-    ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=HOST, tid=0, running=True).SerializeToString())
-    ingress.until(lambda: executors(ingress) == 1)
-    ingress.loop.mailbox.put(lambda now: ingress.loop.send(((HOST, 0, "schedule", b"in time"),)))
-    assert successor.recv() == b"in time"
-    successor.close()
+    with ingress.executor("pin") as successor:
+        ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=HOST, running=True).SerializeToString())
+        ingress.until(lambda: executors(ingress) == 1)
+        ingress.send("pin", b"in time")
+        assert successor.recv() == b"in time"
+
+
+def test_what_was_sent_to_an_executor_just_before_it_said_goodbye_still_reaches_it(ingress: Setting) -> None:
+    ingress.lease()
+    status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False).SerializeToString()
+
+    def in_one_turn(now: float) -> None:
+        for number in range(100):
+            ingress.loop.send(((HOST, 0, "schedule", b"%d" % number),))
+        ingress.loop._on_status(status, now)
+
+    with ingress.executor("schedule") as leaving:
+        ingress.send("schedule", b"hello")
+        assert leaving.recv() == b"hello"
+        ingress.loop.mailbox.put(in_one_turn)
+        assert [leaving.recv() for _ in range(100)] == [b"%d" % number for number in range(100)]
 
 
 def test_mutated_messages_on_every_port_end_nobody(ingress: Setting) -> None:

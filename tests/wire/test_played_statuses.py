@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.wire.players import PlayedExecutor, Stage, Verdict, messages, until
@@ -50,6 +52,7 @@ def test_what_waits_for_an_executor_that_left_is_not_its_successors(stage: Stage
     assert all(stage.client.call_dag(dag).success for _ in range(3))
     leaving.report(running=False)
     stage.settle()
+    time.sleep(0.5)  # to one that says goodbye what was on its way may go out for a moment
 
     successor = stage.executor(leaving.ip)
     successor.report()
