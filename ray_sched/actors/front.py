@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from ray_sched.actors.messages import Send
-from ray_sched.core.executors import Address
+from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER
+from ray_sched.core.executors import Address, Executor
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
 from ray_sched.wire.ports import Layout, tcp
@@ -210,19 +211,22 @@ class Outbox:
         self._layout = layout
         self._on_unsendable = on_unsendable
         self._drop = drop
-        self._waiting: dict[str, dict[Address, list[bytes]]] = {}
-        """By kind, in the order of which a call names them: schedules come before triggers."""
+        # In this order they are sent: a schedule had better arrive before its trigger.
+        self._waiting: dict[str, dict[Address, list[bytes]]] = {CALL: {}, SCHEDULE: {}, TRIGGER: {}}
 
     def put(self, address: Address, kind: str, message: bytes) -> None:
         """To be sent with the next `flush`; `kind` is the port's name in the layout."""
-        executors = self._waiting.get(kind)
-        if executors is None:
-            executors = self._waiting[kind] = {}
-        messages = executors.get(address)
-        if messages is None:
-            executors[address] = [message]
-        else:
-            messages.append(message)
+        self._waiting.setdefault(kind, {}).setdefault(address, []).append(message)
+
+    def put_calls(self, sends: Iterable[tuple[Executor, str, bytes]]) -> None:
+        """`put` for what a dispatcher gave."""
+        for executor, kind, message in sends:
+            executors = self._waiting[kind]
+            messages = executors.get(executor.address)
+            if messages is None:
+                executors[executor.address] = [message]
+            else:
+                messages.append(message)
 
     def put_all(self, sends: Iterable[Send]) -> None:
         for ip, tid, kind, message in sends:

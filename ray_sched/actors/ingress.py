@@ -6,6 +6,7 @@ and the hot path would pay for it at every step.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -33,6 +34,9 @@ class IngressActor:
         self._config = config
         self._loop = IngressLoop(config, on_failure=leave_for_restart)
         self._loop.start()
+        # What was loaded until now stays: no collection has to look through it while calls wait.
+        gc.collect()
+        gc.freeze()
 
     @ray.method(concurrency_group="events")
     def apply(self, update: Update) -> None:

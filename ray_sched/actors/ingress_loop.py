@@ -273,11 +273,11 @@ class IngressLoop:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
 
     def _carry_out(self, dispatched: Dispatched, now: float) -> Reply:
-        put = self.out.put
-        for executor, kind, message in dispatched.sends:
-            put(executor.address, kind, message)
-            if kind == CALL and not self._config.local:
-                self._events.add(Booked(executor.address, seq_at(now)))
+        self.out.put_calls(dispatched.sends)
+        if not self._config.local:
+            for executor, kind, _ in dispatched.sends:
+                if kind == CALL:
+                    self._events.add(Booked(executor.address, seq_at(now)))
         return Reply(accepted(dispatched.response_id))
 
     def _answer(self, peer: Peer | None, reply: Reply) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_sched.core.policies import Request
 from ray_sched.errors import FunctionNotFoundError, InvalidDagError
@@ -41,14 +42,14 @@ class Limits:
 LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class PlannedFunction:
+class PlannedFunction(NamedTuple):
+    """A tuple, since each call unpacks it."""
+
     name: str
     schedule: bytes
     """The constant part of its `DagSchedule`: the DAG, the target and its triggers."""
     key: bytes
-    """Its half of an entry in a schedule's maps: of locations, whose other half the executor has, and of
-    arguments."""
+    """What begins its entry in a schedule's map of arguments."""
     request: Request
     """What a policy is told of a call of it without references."""
 

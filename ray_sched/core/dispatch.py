@@ -6,8 +6,8 @@ what an ingress may not decide). Nothing here waits, logs or asks anybody.
 Why it is fast (`docs/performance.md` has the figures):
 - Candidate sets are kept, not built: a pick is an index into a list (`pools`).
 - A schedule is bytes put together, not a message built: what is constant is serialized with the plan,
-  what belongs to the call once for all of its functions, and an entry of a map is two halves, of which
-  the plan has one and the executor the other. Serialized parts that are joined are one message.
+  what belongs to the call once for all of its functions, and where a function runs with the executor that
+  holds it. Serialized parts that are joined are one message.
 - Arguments are passed on as they are serialized, and looked into only where the bytes have a reference.
 - An id costs random bits and no system call.
 """
@@ -25,7 +25,7 @@ from ray_sched.core.references import may_refer, references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
-from ray_sched.wire.protobuf import delimited, length_of, tag
+from ray_sched.wire.protobuf import delimited
 
 MAX_CALL_BYTES = 2**30
 """What the messages of one call may come to: each function's schedule carries all arguments."""
@@ -42,8 +42,7 @@ class Dispatched(NamedTuple):
     """Executor, kind of message, bytes."""
 
 
-ARGUMENTS: Final = tag(cb.DagSchedule.ARGUMENTS_FIELD_NUMBER)
-LOCATIONS: Final = tag(cb.DagSchedule.LOCATIONS_FIELD_NUMBER)
+ARGUMENTS: Final = cb.DagSchedule.ARGUMENTS_FIELD_NUMBER
 CONTINUATION: Final = cb.DagSchedule.CONTINUATION_FIELD_NUMBER
 NO_CONTINUATION: Final = delimited(CONTINUATION, b"")
 """A legacy schedule has the field always."""
@@ -126,21 +125,19 @@ class Dispatcher:
         some_given = len(given) > 0  # to look for each name among none costs as much as to find it
         pools, table, rng, pick = self._table.functions, self._table, self._rng, self._policy.pick
         picked: list[Executor] = []
-        for function in plan.functions:
-            name, request = function.name, function.request
+        for name, _, key, plain in plan.functions:
+            request = plain
             if some_given and name in given:
                 arguments = given[name]
                 serialized = arguments.SerializeToString()
                 if may_refer(serialized):
                     request = Request(name, references_of(arguments.values))
-                entry = function.key + delimited(2, serialized)
-                part += (ARGUMENTS, length_of(entry), entry)
+                part.append(delimited(ARGUMENTS, key + delimited(2, serialized)))
             pool = pools.get(name)
             executor = None if pool is None else pick(pool, request, table, rng)
             if executor is None:
                 raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
-            entry = function.key + executor.location
-            part += (LOCATIONS, length_of(entry), entry)
+            part.append(executor.entries[name])
             picked.append(executor)
         if call.HasField("continuation"):
             part.append(delimited(CONTINUATION, call.continuation.SerializeToString()))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.pools import Pool
+from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.protobuf import delimited
 
 Address = tuple[str, int]
@@ -78,6 +79,7 @@ class Executor:
         "backing_off",
         "backoff_until",
         "buckets",
+        "entries",
         "free",
         "fresh",
         "functions",
@@ -85,7 +87,6 @@ class Executor:
         "ip",
         "joined",
         "last_seen",
-        "location",
         "name",
         "overloaded",
         "recent",
@@ -102,8 +103,8 @@ class Executor:
         self.address: Address = (ip, tid)
         self.name = f"{ip}:{tid}"
         """As schedules name it."""
-        self.location = delimited(2, self.name.encode())
-        """Its half of an entry in a schedule's map of locations, as bytes of the wire."""
+        self.entries: dict[str, bytes] = {}
+        """Its entry in a schedule's map of locations for each of its functions, as bytes of the wire."""
         self.gpu = False
         self.functions: set[str] = set()
         self.fresh: dict[str, float] = {}
@@ -126,6 +127,12 @@ class Executor:
 
     def __repr__(self) -> str:
         return f"<executor {self.name} {sorted(self.functions)}{' free' if self.free else ''}>"
+
+
+def location_entry(function: str, name: str) -> bytes:
+    """The field of a `DagSchedule` that says: this executor runs that function."""
+    entry = delimited(1, function.encode()) + delimited(2, name.encode())
+    return delimited(cb.DagSchedule.LOCATIONS_FIELD_NUMBER, entry)
 
 
 ExecutorPool = Pool[Executor]
@@ -427,6 +434,7 @@ class ExecutorTable:
         for address, executor in self.executors.items():
             assert address == executor.address
             assert set(executor.fresh) <= executor.functions
+            assert executor.entries.keys() == executor.functions
             assert executor.recent == sum(executor.buckets)
             for function in executor.functions:
                 assert executor in self.functions[function]
@@ -470,6 +478,7 @@ class ExecutorTable:
 
     def _hold(self, executor: Executor, function: str) -> None:
         executor.functions.add(function)
+        executor.entries[function] = location_entry(function, executor.name)
         pool = self.functions.get(function)
         if pool is None:
             pool = self.functions[function] = Pool()
@@ -477,6 +486,7 @@ class ExecutorTable:
 
     def _release(self, executor: Executor, function: str) -> None:
         executor.functions.discard(function)
+        executor.entries.pop(function, None)
         executor.fresh.pop(function, None)
         pool = self.functions.get(function)
         if pool is not None:

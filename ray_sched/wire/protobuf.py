@@ -19,24 +19,12 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+# Ready made, as nearly all fields are of low numbers and short, and `varint` is a loop.
+_TAGS = [varint(field << 3 | LENGTH_DELIMITED) for field in range(16)]
 _LENGTHS = [varint(length) for length in range(1024)]
-"""Ready made: most are short, and `varint` is a loop."""
-
-
-def length_of(payload: bytes) -> bytes:
-    """What stands in front of a payload."""
-    length = len(payload)
-    return _LENGTHS[length] if length < 1024 else varint(length)
-
-
-def tag(field: int) -> bytes:
-    """What begins a field that holds a string, bytes or a message."""
-    return varint(field << 3 | LENGTH_DELIMITED)
-
-
-_TAGS = [tag(field) for field in range(16)]
 
 
 def delimited(field: int, payload: bytes) -> bytes:
     """A field, of number 1 to 15, that holds a string, bytes or a message."""
-    return _TAGS[field] + length_of(payload) + payload
+    length = len(payload)
+    return _TAGS[field] + (_LENGTHS[length] if length < 1024 else varint(length)) + payload

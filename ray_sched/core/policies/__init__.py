@@ -65,12 +65,18 @@ def eligible(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> tuple[
 
 def any_of(candidates: ExecutorPool, count: int, rng: Rng) -> Executor | None:
     """One of the first `count` candidates at random; None where there are none."""
-    if not count:
-        return None
-    position = int(rng.random() * count)
+    return candidates.at(int(rng.random() * count)) if count else None
+
+
+def any_eligible(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> Executor | None:
+    """`any_of` those that are `eligible`. Nearly every pick comes to this, and then to its first return."""
+    at_random = rng.random() < config.random_threshold
     ready = candidates.available.items
-    # `candidates.at(position)`, which nearly always comes to this, without the call of a method.
-    return ready[position] if position < len(ready) else candidates.at(position)
+    if ready and not at_random:
+        return ready[int(rng.random() * len(ready))]
+    if ready or config.overload == "keep-last":
+        return any_of(candidates, len(candidates), rng)
+    return None
 
 
 def policy_names() -> list[str]:

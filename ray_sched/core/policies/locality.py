@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
-from ray_sched.core.policies import Request, Rng, any_of, eligible
+from ray_sched.core.policies import Request, Rng, any_eligible, any_of, eligible
 
 
 class LocalityPolicy:
@@ -17,8 +17,10 @@ class LocalityPolicy:
     def pick(
         self, candidates: ExecutorPool, request: Request, table: ExecutorTable, rng: Rng
     ) -> Executor | None:
+        if not request.references:
+            return any_eligible(candidates, self._config, rng)
         count, at_random = eligible(candidates, self._config, rng)
-        if request.references and not at_random and count:
+        if count and not at_random:
             ip = self._best_ip(candidates, request, table, rng)
             if ip is not None:
                 neighbours = candidates.by_ip[ip]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
-from ray_sched.core.policies import Request, Rng, any_of, eligible
+from ray_sched.core.policies import Request, Rng, any_eligible
 
 
 class RandomPolicy:
@@ -14,5 +14,4 @@ class RandomPolicy:
     def pick(
         self, candidates: ExecutorPool, request: Request, table: ExecutorTable, rng: Rng
     ) -> Executor | None:
-        count, _ = eligible(candidates, self._config, rng)
-        return any_of(candidates, count, rng)
+        return any_eligible(candidates, self._config, rng)
