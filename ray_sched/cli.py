@@ -287,7 +287,7 @@ def sim(
     varied, to_run = cases(scenario, settings, vary, load)
     if plot:
         plotting.check_plot(plot)
-    title = report.heading(to_run[0].scenario)
+    title = report.heading([case.scenario for case in to_run])
     width = max(12, *map(len, names))
     click.echo(f"{title}\n\n{report.header(varied, width)}")
     runs = []

@@ -45,15 +45,23 @@ FIGURES: Final[dict[str, Callable[[Outcome], float]]] = {
 _ROW: Final = "{:>9}{:>10}{:>10}{:>10}{:>13}{:>11}{:>10}{:>10}"
 
 
-def heading(scenario: Scenario, config_name: str = "") -> str:
-    """What is simulated, in a sentence."""
-    groups = f"{scenario.schedulers} scheduler group{'s' if scenario.schedulers > 1 else ''}"
-    load = f"the calls of {scenario.trace}" if scenario.trace else f"{scenario.rate:.4g} calls/s"
+def heading(scenarios: Sequence[Scenario]) -> str:
+    """What is simulated, in a sentence; of what is varied, from the least to the most."""
+    first = scenarios[0]
+    groups = _span([s.schedulers for s in scenarios])
+    load = f"the calls of {first.trace}" if first.trace else f"{_span([s.rate for s in scenarios])} calls/s"
     return (
-        f"{scenario.executors} executors on {scenario.nodes} nodes, {groups}, {load}, "
-        f"{scenario.duration_s:g} s of which the first {scenario.warm_up_s:g} s do not count; "
-        f"seed {scenario.seed}"
+        f"{_span([s.executors for s in scenarios])} executors on "
+        f"{_span([s.nodes for s in scenarios])} nodes, "
+        f"{groups} scheduler group{'' if groups == '1' else 's'}, {load}, "
+        f"{_span([s.duration_s for s in scenarios])} s of which the first "
+        f"{_span([s.warm_up_s for s in scenarios])} s do not count; seed {_span([s.seed for s in scenarios])}"
     )
+
+
+def _span(values: Sequence[float]) -> str:
+    least, most = min(values), max(values)
+    return f"{least:.6g}" if least == most else f"{least:.6g} to {most:.6g}"
 
 
 def header(varied: str, width: int) -> str:

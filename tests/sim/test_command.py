@@ -64,6 +64,7 @@ def test_a_scenarios_field_is_varied(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(io.StringIO(file.read_text())))
     assert [row["load"] for row in rows] == ["0.2", "0.4"]
+    assert "1 scheduler group, 12 to 24 calls/s, 6 s of which" in result.output
     assert float(rows[0]["utilization"]) < float(rows[1]["utilization"])
 
 
