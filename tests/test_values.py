@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,11 @@ def test_text_is_utf8_and_the_rest_is_a_pickle_of_protocol_4() -> None:
     assert to_value("héllo") == cb.Value(body="héllo".encode(), type=cb.STRING)
     assert to_value(2) == cb.Value(body=pickle.dumps(2, protocol=4))
     assert to_value(b"raw").body == pickle.dumps(b"raw", protocol=4)
+
+
+def test_plain_objects_have_the_bytes_that_cloudpickle_gives_them() -> None:
+    for obj in (0, -(2**70), 1.5, True, None, b"", b"x" * 70_000):
+        assert to_value(obj).body == cloudpickle.dumps(obj, protocol=4)
 
 
 def test_text_without_utf8_comes_back_as_well() -> None:

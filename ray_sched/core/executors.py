@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.pools import Pool
@@ -39,9 +40,8 @@ DEPARTED_KEPT = 10_000
 """How many departed executors are remembered, so that a peer's old gossip does not revive them."""
 
 
-@dataclass(frozen=True)
-class Status:
-    """What a `ThreadStatus` says."""
+class Status(NamedTuple):
+    """What a `ThreadStatus` says. A tuple, as thousands may arrive in a second."""
 
     ip: str
     tid: int
