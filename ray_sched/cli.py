@@ -117,7 +117,7 @@ class _Screen:
         if "part" in event:
             facts = event["facts"] or {}
             shown = "  ".join(f"{key} {value}" for key, value in facts.items() if _is_shown(key, value))
-            click.echo(f"  {event['part']:<11} ready {event['seconds']:6.1f} s   {shown}".rstrip())
+            click.echo(f"  {event['part']:<20} ready {event['seconds']:6.1f} s   {shown}".rstrip())
         elif "ready" in event:
             self._next_steps(str(event["ready"]))
         elif "stopping" in event:

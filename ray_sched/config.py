@@ -102,6 +102,17 @@ class SchedulerConfig:
         60.0, "Seconds that a call through the actor handle waits for its result by default.", minimum=0.1
     )
     pin_timeout_s: float = setting(10.0, "Seconds that an executor has to answer a pin.", minimum=0.05)
+    demand_s: float = setting(
+        60.0,
+        "Seconds for which a DAG that found no room stays visible to Ray's autoscaler; 0: not at all.",
+        minimum=0,
+    )
+    reservation_timeout_s: float = setting(
+        3.0, "Seconds that Ray has to reserve a pin's room before another executor is tried.", minimum=1
+    )
+    reservation_check_s: float = setting(
+        5.0, "Seconds between two comparisons of Ray's placement groups with the pins.", minimum=0.1
+    )
     pin_grace_s: float = setting(
         1.0, "Seconds in which a status that lacks a fresh pin does not yet mean a restart.", minimum=0
     )
@@ -115,12 +126,29 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    count: int = setting(3, "Executors that `up` starts; 0: none, they come over the wire.", minimum=0)
+    count: int = setting(
+        3,
+        "Executors on the group's own host; 0: none there. Other nodes of the Ray cluster get as many as "
+        "their resource `executor` says, each on its node's address.",
+        minimum=0,
+    )
     gpu_count: int = setting(0, "How many of them are GPU executors.", minimum=0)
     functions_per_executor: int = setting(
         0,
         "Functions that one executor may hold; 0: one in cluster mode, any number in local mode.",
         minimum=0,
+    )
+    idle_timeout_s: float = setting(
+        0.0,
+        "Seconds after which the executors of a node, if all are idle, leave it, so that the autoscaler can "
+        "take it away; 0: they stay. Those on the group's own host stay always.",
+        minimum=0,
+    )
+    min_count: int = setting(
+        0, "Executors of the group that stay however idle, those on its own host included.", minimum=0
+    )
+    nodes_period_s: float = setting(
+        1.0, "Seconds between two looks at the nodes of the Ray cluster, at most.", minimum=0.05
     )
     scheduler_ips: tuple[str, ...] = setting(
         (), "Schedulers that executors report to; empty: their own group's.", kind="address"
@@ -143,6 +171,11 @@ class ExecutorConfig:
     )
     depart_timeout_s: float = setting(
         30.0, "Seconds that a departing executor waits for triggers that are still to come.", minimum=0.1
+    )
+    depart_linger_s: float = setting(
+        1.0,
+        "Seconds that a departing executor takes calls that were sent before its word got about.",
+        minimum=0,
     )
     reload_period_s: float = setting(
         5.0, "Seconds after which a function that was registered again takes effect, at most.", minimum=0.05

@@ -232,7 +232,7 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
             line.split()[0] for line in up.stdout.splitlines() if " ready " in line and line.startswith("  ")
         ]
         assert parts[:7] == ["ray", "kvs", "stats", "policy", "scheduler", "gossip", "ingress"]
-        assert sorted(parts[7:]) == ["executor-0", "executor-1"]
+        assert sorted(parts[7:]) == [f"executor-{host}-0", f"executor-{host}-1"]
         assert f"ray-sched status --host {host}" in up.stdout
 
         second = run("up", "--host", host)
@@ -278,7 +278,7 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
         assert [dag["name"] for dag in told["dags"]] == ["doubled"]
         assert told["counts"]["executors"] == 2
         table = run("status", "--host", host).stdout
-        assert all(word in table for word in ("executor-1", f"{host}:0", "doubled", "pair, double"))
+        assert all(word in table for word in (f"executor-{host}-1", f"{host}:0", "doubled", "pair, double"))
     finally:
         down = run("down", "--host", host)
     assert down.returncode == 0, down.stderr
@@ -370,7 +370,7 @@ def test_a_group_in_a_ray_cluster_that_exists(
             assert run("call", "incr", "1", "--host", host).stdout == "2\n"
             # The state file is this machine's alone; by the cluster's address it is found from everywhere.
             (state / f"{host}.json").unlink()
-            assert "executor-0" in run("status", *there).stdout
+            assert f"executor-{host}-0" in run("status", *there).stdout
             again = run("up", *there, "--detach")
             assert again.returncode == 1 and "taken by process" in again.stderr
             assert run("down", *there).returncode == 0

@@ -8,7 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
 import socket
 import time
@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_sched.actors import names
+from ray_sched.actors import names, reservations, resources
+from ray_sched.actors.slots import EXECUTOR_CLASS, start_actor
 from ray_sched.actors.unwrapping import plain_error
 from ray_sched.bound_ports import group_ports
 from ray_sched.config import Config
@@ -60,20 +60,22 @@ PARTS: Final = Parts(
         Part(names.GOSSIP, "ray_sched.actors.gossip:GossipActor"),
         Part(names.INGRESS, "ray_sched.actors.ingress:IngressActor"),
     ),
-    executor=Part("executor", "ray_sched.actors.executor:ExecutorActor"),
+    executor=Part("executor", EXECUTOR_CLASS),
 )
 
-_STOP_ORDER: Final = (names.GOSSIP, names.SCHEDULER, names.POLICY, names.STATS, names.KVS)
-"""After the ingress and the executors; the key-value store last, since the others may still write."""
+_EXECUTORS: Final = "executors"
+_STOP_ORDER: Final = (
+    names.INGRESS,
+    names.POLICY,
+    _EXECUTORS,
+    names.GOSSIP,
+    names.SCHEDULER,
+    names.STATS,
+    names.KVS,
+)
+"""The policy before the executors, since it starts some; the key-value store last, since others may still
+write."""
 
-_OPTIONS: Final[Mapping[str, Any]] = {
-    "namespace": names.NAMESPACE,
-    "lifetime": "detached",
-    "max_restarts": -1,
-    "max_task_retries": 0,
-    "num_cpus": 0,
-    "enable_task_events": False,
-}
 _CLEANUP_S: Final = 10.0
 """What stopping may take after a start that failed."""
 _POLL_S: Final = 0.05
@@ -119,12 +121,12 @@ class Group:
         Raises:
             NotRunningError: there is none.
         """
-        roles = names.roles_by_group().get(name, [])
-        if not roles:
+        handles = _find_all(name)
+        if not handles:
             raise NotRunningError(
                 f"no scheduler group {name!r} runs in this Ray cluster; start one with: ray-sched up"
             )
-        return cls(name, {role: names.find(name, role) for role in _in_order(roles)})
+        return cls(name, handles)
 
     def status(self, timeout_s: float = 3.0) -> dict[str, dict[str, Any]]:
         """What each actor's `status()` says, by role; `{"error": reason}` where none comes in time."""
@@ -147,10 +149,15 @@ class Group:
             TimedOutError: that took longer than `timeout_s` seconds; the actors were killed all the same.
         """
         deadline = time.monotonic() + timeout_s
-        stages = _stop_stages(self.handles)
-        for number, stage in enumerate(stages):
+        for number, kind in enumerate(_STOP_ORDER):
+            if kind == _EXECUTORS:
+                # From here on nobody starts any more.
+                self.handles |= _find_all(self.name)
+                stage = [role for role in self.handles if names.is_executor(role)]
+            else:
+                stage = [kind] if kind in self.handles else []
             # One that hangs may not use up the time of those after it.
-            share = max(0.0, deadline - time.monotonic()) / (len(stages) - number + 1)
+            share = max(0.0, deadline - time.monotonic()) / (len(_STOP_ORDER) - number + 1)
             refs = [self.handles[role].stop.remote() for role in stage]
             ray.wait(refs, num_returns=len(refs), timeout=share)
             for role, ref in zip(stage, refs, strict=True):
@@ -160,8 +167,13 @@ class Group:
                     log.info("%s did not stop within %.1f s", role, share)
                 except (RayTaskError, RayActorError) as error:
                     log.info("%s did not stop cleanly: %s", role, plain_error(role, error))
+            if kind == names.POLICY and stage:
+                ray.kill(self.handles[kind], no_restart=True)
         for handle in self.handles.values():
             ray.kill(handle, no_restart=True)
+        if resources.counts_resources():
+            executors = [names.executor_address(role) for role in self.handles if names.is_executor(role)]
+            reservations.remove_all(self.name, executors)
         _wait_until_free(self.name, list(self.handles), self._ports, deadline, timeout_s)
 
     def _await_ready(self, deadline: float, timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -185,35 +197,37 @@ def _refuse_second(group: str) -> None:
 
 
 def _create(config: Config, parts: Parts) -> Iterator[tuple[str, Any]]:
-    where = _placement(config.host)
+    node = _own_node(config.host)
+    where = resources.executor_options(node, gpu=False, holds_slot=False)
     for part in parts.control:
         if part.role != names.KVS or config.kvs.host == "embedded":
             yield part.role, _actor(config, part, part.role, where, (config,))
-    first_gpu = config.executor.count - config.executor.gpu_count
-    for tid in range(config.executor.count):
-        yield (
-            names.executor_role(tid),
-            _actor(config, parts.executor, names.executor_role(tid), where, (config, tid, tid >= first_gpu)),
-        )
+    count = config.executor.count
+    holds_slot = resources.own_slots(node["NodeID"], count)
+    for tid in range(count):
+        role = names.executor_role(config.host, tid)
+        gpu = tid >= count - config.executor.gpu_count
+        options = resources.executor_options(node, gpu, holds_slot)
+        args = (config, tid, gpu, config.host, holds_slot)
+        yield role, _actor(config, parts.executor, role, options, args)
 
 
 def _actor(config: Config, part: Part, role: str, where: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
-    module, _, name = part.cls.partition(":")
-    cls = getattr(importlib.import_module(module), name)
-    groups = getattr(cls, "CONCURRENCY_GROUPS", {})
-    options = {"name": names.actor_name(config.group_name, role), **_OPTIONS, **part.options(config), **where}
-    remote = ray.remote(concurrency_groups=groups)(cls) if groups else ray.remote(cls)
-    return remote.options(**options).remote(*args)
+    name = names.actor_name(config.group_name, role)
+    try:
+        return start_actor(part.cls, name, {**part.options(config), **where}, args)
+    except ValueError as error:  # somebody starts a group of this name at the same time
+        raise AlreadyRunningError(f"the actor {name} is in this Ray cluster already: {error}") from None
 
 
-def _placement(host: str) -> dict[str, Any]:
+def _own_node(host: str) -> dict[str, Any]:
     """The node with the group's address; if none has it, this one, since loopback has many addresses."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
-        return {}
+    if not resources.counts_resources():
+        return {"NodeID": ""}
+    nodes = resources.living_nodes()
     here = ray.get_runtime_context().get_node_id()
-    node_id = next((node["NodeID"] for node in nodes if node["NodeManagerAddress"] == host), here)
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+    by_address = [node for node in nodes if node["NodeManagerAddress"] == host]
+    return next(node for node in [*by_address, *nodes] if by_address or node["NodeID"] == here)
 
 
 def _get(role: str, ref: Any, deadline: float, timeout_s: float) -> dict[str, Any]:
@@ -226,16 +240,20 @@ def _get(role: str, ref: Any, deadline: float, timeout_s: float) -> dict[str, An
         raise plain_error(role, error) from error
 
 
-def _stop_stages(roles: Iterable[str]) -> list[list[str]]:
-    executors = [role for role in roles if names.is_executor(role)]
-    stages = [[names.INGRESS], executors, *([role] for role in _STOP_ORDER)]
-    return [kept for stage in stages if (kept := [role for role in stage if role in roles])]
+def _find_all(group: str) -> dict[str, Any]:
+    """The handles of all actors of a group, by role; without those that end at this moment."""
+    handles: dict[str, Any] = {}
+    for role in _in_order(names.roles_by_group().get(group, [])):
+        with contextlib.suppress(NotRunningError):
+            handles[role] = names.find(group, role)
+    return handles
 
 
 def _in_order(roles: Iterable[str]) -> list[str]:
     order = [part.role for part in PARTS.control]
     return sorted(
-        roles, key=lambda r: (1, names.executor_tid(r)) if names.is_executor(r) else (0, order.index(r))
+        roles,
+        key=lambda r: (1, names.executor_address(r)) if names.is_executor(r) else (0, (order.index(r),)),
     )
 
 

@@ -51,6 +51,19 @@ class PinAnswered:
     name: str
 
 
+@dataclass(frozen=True)
+class Presence:
+    """What an executor actor tells of itself beside its statuses on the wire."""
+
+    node: str
+    """Id of its Ray node."""
+    pid: int
+    gpu: bool
+    holds_slot: bool
+    """Whether it holds one `executor` of its node."""
+    idle_s: float
+
+
 Event = StatusSeen | Seen | Booked | Suspected | PinAnswered
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import ray
 
+from ray_sched.core.executors import Address
 from ray_sched.errors import NotRunningError
 
 NAMESPACE: Final = "ray_sched"
@@ -19,20 +20,27 @@ INGRESS: Final = "ingress"
 _EXECUTOR: Final = "executor-"
 
 
-def executor_role(tid: int) -> str:
-    return f"{_EXECUTOR}{tid}"
+def executor_role(ip: str, tid: int) -> str:
+    return f"{_EXECUTOR}{ip}-{tid}"
 
 
 def is_executor(role: str) -> bool:
     return role.startswith(_EXECUTOR)
 
 
-def executor_tid(role: str) -> int:
-    return int(role.removeprefix(_EXECUTOR))
+def executor_address(role: str) -> Address:
+    """What `executor_role` was made of."""
+    ip, _, tid = role.removeprefix(_EXECUTOR).rpartition("-")
+    return ip, int(tid)
 
 
 def actor_name(group: str, role: str) -> str:
     return f"ray_sched:{group}:{role}"
+
+
+def demand_prefix(group: str) -> str:
+    """How the placement groups begin that stand for what a group found no room for."""
+    return f"demand/{group}/"
 
 
 def roles_by_group() -> dict[str, list[str]]:
@@ -44,6 +52,16 @@ def roles_by_group() -> dict[str, list[str]]:
         if entry["namespace"] == NAMESPACE and prefix == "ray_sched" and group:
             found.setdefault(group, []).append(role)
     return found
+
+
+def executors() -> dict[Address, str]:
+    """The executor actors of the connected Ray cluster, and the group of each."""
+    return {
+        executor_address(role): group
+        for group, roles in roles_by_group().items()
+        for role in roles
+        if is_executor(role)
+    }
 
 
 def find(group: str, role: str) -> Any:

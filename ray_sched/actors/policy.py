@@ -19,6 +19,7 @@ from typing import Any, Final
 import ray
 
 from ray_sched.actors import names
+from ray_sched.actors.capacity import Capacity, Told
 from ray_sched.actors.link import Link
 from ray_sched.actors.messages import (
     Booked,
@@ -32,9 +33,10 @@ from ray_sched.actors.messages import (
 )
 from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.config import Config
+from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.pinning import Pinning
-from ray_sched.core.pins import Effect, Finished, PinRequest, SendPin
+from ray_sched.core.pins import Demand, Effect, Finished, Pin, PinRequest, Reserve, SendPin, Unreserve
 from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 CACHED_KEYS: Final = "ANNA_METADATA|cache_ip|"
+STOP_S: Final = 5.0
+"""What giving back the reservations may take."""
 RECOVERY_S: Final = 2.0
 """How long a restarted Policy waits for the Ingress to tell what it knows."""
 
@@ -84,6 +88,12 @@ class PolicyActor:
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
         )
+        self._capacity = Capacity(
+            config,
+            Told(self._on_reserved, self._on_covered, self._on_uncovered, self._on_died),
+        )
+        self._died: dict[Address, float] = {}
+        """When Ray told of each executor's death: what it said before that does not count any more."""
         self._heard_at = time.monotonic()
         """When an ingress was last heard of."""
         self._recovered = threading.Event()
@@ -158,6 +168,11 @@ class PolicyActor:
             now = time.monotonic()
             self._carry_out(self._pinning.reconcile(dags, creating, as_of, now))
             self._publish(now)
+        self._capacity.reservations.know_all()
+
+    def reservation_names(self) -> list[str] | None:
+        """The placement groups that are this group's; None until that is known."""
+        return self._capacity.reservations.names()
 
     @ray.method(concurrency_group="events")
     def merge_locations(self, locations: list[tuple[str, Address]]) -> None:
@@ -209,6 +224,7 @@ class PolicyActor:
                 "policy": self._config.policy.name,
                 "executors": executors,
                 "missing_pins": self._pinning.missing(),
+                **self._capacity.status(),
                 "late_pin_answers": self._pinning.late_answers,
                 "cached_keys": len(self._table.key_ips),
             }
@@ -216,6 +232,7 @@ class PolicyActor:
     def stop(self) -> None:
         self._stopping.set()
         self._ticker.join(5.0)
+        self._capacity.stop(STOP_S)
         self._kvs.close()
 
     # --- inside ---
@@ -239,6 +256,8 @@ class PolicyActor:
 
     def _on_event(self, event: Event, now: float) -> None:
         match event:
+            case StatusSeen(status, _, at) if at < self._died.get(status.address, 0.0):
+                pass  # the last word of a process that is dead
             case StatusSeen(status, seq, at):
                 known = status.address in self._table.executors
                 self._table.on_status(status, at, seq)
@@ -246,6 +265,7 @@ class PolicyActor:
                 if status.running:
                     self._carry_out(self._pinning.on_status(status.address, status.functions, now))
                 elif known:
+                    self._capacity.left(status.address)
                     self._carry_out(self._pinning.on_gone(status.address, now))
             case PinAnswered(success, name):
                 self._carry_out(self._pinning.on_answer(success, name, now))
@@ -266,6 +286,9 @@ class PolicyActor:
                 if waiter is not None:
                     waiter.set_result(effect)
                 continue
+            if isinstance(effect, Reserve | Unreserve | Demand):
+                self._capacity.carry_out(effect)
+                continue
             ip, tid = effect.address
             if isinstance(effect, SendPin):
                 message = internal_pb2.PinFunction(
@@ -277,6 +300,30 @@ class PolicyActor:
         if sends:
             self._ingress.tell("send", tuple(sends))
 
+    # --- what Ray tells, in threads of the capacity's ---
+
+    def _on_reserved(self, pin: Pin, success: bool) -> None:
+        with self._lock:
+            self._carry_out(self._pinning.on_reserved(pin, success, time.monotonic()))
+
+    def _on_covered(self, address: Address, gpu: bool) -> None:
+        with self._lock:
+            self._carry_out(self._pinning.on_covered(address, gpu))
+
+    def _on_uncovered(self, address: Address) -> None:
+        with self._lock:
+            self._carry_out(self._pinning.on_uncovered(address))
+
+    def _on_died(self, address: Address, returns: bool) -> None:
+        """Sooner than its silence tells: nobody is sent there any more, and its pins are made again."""
+        with self._lock:
+            now = time.monotonic()
+            self._died[address] = now
+            if address in self._table.executors:
+                self._table.remove(address, seq_at(now))
+                self._carry_out(self._pinning.on_gone(address, now, returns=returns))
+                self._publish(now)
+
     def _publish(self, now: float, heartbeat: bool = False) -> None:
         """Tell the Scheduler what changed. When it does not answer, what changed stays to be told."""
         if not self._recovered.is_set() or not (heartbeat or self._publisher.has_changes()):
@@ -286,6 +333,7 @@ class PolicyActor:
 
     def _run(self) -> None:
         self._recover()
+        self._capacity.start()
         next_heartbeat = next_keys = next_table_tick = 0.0
         while not self._stopping.wait(TICK_S):
             now = time.monotonic()

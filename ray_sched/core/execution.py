@@ -228,7 +228,8 @@ class Execution:
 
     `max_functions`: how many functions may be pinned, 0 for any number. `schedule_timeout_s`,
     `trigger_timeout_s`: how long either waits for the other. `depart_timeout_s`: how long schedules
-    still wait once the executor departs. `limit`: how many of each wait at most.
+    still wait once the executor departs. `depart_linger_s`: how long it stays for calls that were sent before
+    its word got about. `limit`: how many of each wait at most.
     """
 
     def __init__(
@@ -240,12 +241,14 @@ class Execution:
         trigger_timeout_s: float,
         depart_timeout_s: float,
         limit: int,
+        depart_linger_s: float = 0.0,
     ) -> None:
         self._max_functions = max_functions
         self._batch_size = batch_size
         self._schedule_timeout_s = schedule_timeout_s
         self._trigger_timeout_s = trigger_timeout_s
         self._depart_timeout_s = depart_timeout_s
+        self._depart_linger_s = depart_linger_s
         self._limit = limit
         self._pinned: dict[str, bool] = {}
         self._pins: deque[internal.PinFunction] = deque()
@@ -255,6 +258,7 @@ class Execution:
         self._orphans: OrderedDict[Key, tuple[float, list[cb.DagTrigger]]] = OrderedDict()
         self._orphan_count = 0
         self._departing = False
+        self._now = self._leaves_at = 0.0
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -277,6 +281,7 @@ class Execution:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what has happened; `now` in seconds of any steady clock."""
+        self._now = now
         match event:
             case TriggerArrived(trigger):
                 return self._on_trigger(trigger, now)
@@ -297,6 +302,7 @@ class Execution:
                 if self._departing:
                     return []
                 self._departing = True
+                self._leaves_at = now + self._depart_linger_s
                 refused: list[Effect] = [AnswerPin(pin, False) for pin in self._pins]
                 self._pins.clear()
                 self._pinned.clear()
@@ -313,7 +319,7 @@ class Execution:
             if isinstance(first, DagRequest) and self._pinned.get(first.function):
                 return Run(first.function, (first, *self._more_for(first)), True)
             return Run(first.function, (first,), False)
-        if self._departing and not self._waiting:
+        if self._departing and not self._waiting and self._now >= self._leaves_at:
             return Leave()
         return None
 

@@ -15,6 +15,8 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
   it is unpinned when the last of them lets it go.
 - A pin whose executor is gone, or reports without the function, is made again elsewhere, for as
   long as its DAG exists, also while the DAG's other functions are still being pinned.
+- Where Ray counts an executor's pins, it is asked for room first (`reservations`): without it the function
+  goes to another one. Whatever undoes a pin undoes its reservation.
 - An executor that was taken for gone may come back with its functions. Where they are still
   missing, its pins hold again; otherwise it is told to unpin them.
 """
@@ -22,17 +24,21 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
 from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
 from ray_sched.core.policies import Rng
+from ray_sched.core.reservations import Ledger
 
 QUARANTINE_S = 60.0
 """How long an anonymous answer that never came is still expected."""
 
 REPAIR_PAUSE_S = 1.0
 """How long a lost pin that found no room waits before it is tried again."""
+
+RETURN_S = 5.0
+"""How long a function without room waits for an executor that Ray starts anew."""
 
 UNPIN_TRIES = 3
 """How often an executor that goes on to report a function is told again to unpin it; another scheduler
@@ -43,33 +49,6 @@ CHANGES_KEPT = 100_000
 
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
-
-
-@dataclass(eq=False)  # the attempts of two replicas may look the same, and are not
-class _Attempt:
-    """One function's way to an executor: waiting, sent, accepted or given up."""
-
-    transaction: int
-    dag: str
-    request: PinRequest
-    tried: set[Address] = field(default_factory=set)
-    address: Address | None = None
-    """Whom it was sent to, while its answer is awaited."""
-    deadline: float = 0.0
-    in_lane: bool = False
-    alone: bool = True
-    """No other unnamed answer than its own can come while it is in the lane."""
-    pin: Pin | None = None
-    abandoned: bool = False
-    """Its transaction failed meanwhile: an acceptance is undone at once."""
-
-
-@dataclass
-class _Transaction:
-    id: int
-    dag: str
-    attempts: list[_Attempt]
-    repair: bool = False
 
 
 class Pinning:
@@ -92,14 +71,16 @@ class Pinning:
         self._pin_timeout_s = pin_timeout_s
         self._settle_s = settle_s
         self._next_id = 1
-        self._transactions: dict[int, _Transaction] = {}
-        self._waiting: list[_Attempt] = []
-        self._sent: list[_Attempt] = []
+        self._transactions: dict[int, Transaction] = {}
+        self._waiting: list[Attempt] = []
+        self._sent: list[Attempt] = []
         self._named: set[Address] = set()
         self._unanswered: list[tuple[Address, float]] = []
         """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
         self._leaving: dict[Address, dict[str, float]] = {}
         """Functions that executors were told to unpin, until a status says that they did."""
+        self._returning: dict[Address, float] = {}
+        """Executors that are being started anew, and how long that may take."""
         self.pins: dict[str, list[Pin]] = {}
         """The pins that hold, by DAG."""
         self._wanted: dict[str, list[PinRequest]] = {}
@@ -112,6 +93,7 @@ class Pinning:
         """What executors were told to unpin (or never answered about): when last, and how often again."""
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
+        self.ledger = Ledger()
         self.late_answers = 0
         self._last_tick: float | None = None
 
@@ -133,6 +115,7 @@ class Pinning:
         says is pinned is taken over, the rest is made again once executors had time to report."""
         if dag in self._wanted:
             return []
+        effects: list[Effect] = []
         self._wanted[dag] = list(requests)
         held = self.pins.setdefault(dag, [])
         for request in requests:
@@ -140,10 +123,11 @@ class Pinning:
                 mine = self._holds(dag, request.function, executor.address)
                 if not mine and (self._local or not self._is_held(executor.address, request.function)):
                     held.append(Pin(dag, request.function, executor.address))
+                    effects += self.ledger.want(held[-1])
                     break
             else:
                 self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
-        return []
+        return effects
 
     def reconcile(
         self, dags: dict[str, list[PinRequest]], creating: Iterable[str], as_of: float, now: float
@@ -173,7 +157,8 @@ class Pinning:
         """The DAG is deleted: its pins go, unless another DAG has the same ones."""
         effects: list[Effect] = []
         self._note_change(dag, now)
-        self._wanted.pop(dag, None)
+        if self._wanted.pop(dag, None) is not None:
+            effects += self.ledger.relax(dag, ())
         self._lost.pop(dag, None)
         for transaction in [t for t in self._transactions.values() if t.dag == dag]:
             effects += self._fail(transaction, f"DAG {dag!r} was deleted", now)
@@ -188,7 +173,8 @@ class Pinning:
             self._named.add(address)
             self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
             for attempt in self._sent:
-                if attempt.address == address and attempt.request.function == function:
+                asked = attempt.address == address and not attempt.reserving
+                if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now) + self._advance(now)
             self.late_answers += 1
             return []
@@ -199,16 +185,41 @@ class Pinning:
         self.late_answers += 1
         return []
 
+    def on_covered(self, address: Address, gpu: bool) -> list[Effect]:
+        """An executor, which is one of ours, holds a slot of its Ray node: its pins are reserved."""
+        held = {pin for pins in self.pins.values() for pin in pins}
+        held |= {a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None}
+        held |= {attempt.target() for attempt in self._sent}
+        return self.ledger.cover(address, gpu, sorted(pin for pin in held if pin.address == address))
+
+    def on_uncovered(self, address: Address) -> list[Effect]:
+        """It holds its slot no more; when it is gone, `on_gone` says so."""
+        return self.ledger.uncover(address)
+
+    def on_reserved(self, pin: Pin, success: bool, now: float) -> list[Effect]:
+        """Ray has room for a pin, or has none."""
+        for attempt in self._sent:
+            if attempt.reserving and attempt.target() == pin:
+                attempt.reserving = False
+                if success:
+                    return self._send(attempt, now)
+                self._sent.remove(attempt)
+                attempt.address = None
+                self._waiting.append(attempt)
+                return self.ledger.drop(pin) + self._advance(now)
+        return []
+
     def on_status(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
         """An executor reported; the table has it already."""
         effects: list[Effect] = []
+        self._returning.pop(address, None)
         leaving = self._leaving.get(address, {})
         for function in [f for f in leaving if f not in functions]:
             self._left(address, function)
         effects += self._confirmed(address, functions, now)
         effects += self._take_back(address, functions, now)
         effects += self._unpin_again(address, functions, now)
-        self._find_lost(now, address)
+        effects += self._find_lost(now, address)
         return effects + self._advance(now)
 
     def on_seen(self, addresses: Iterable[Address], now: float) -> list[Effect]:
@@ -231,12 +242,17 @@ class Pinning:
                 effects += self._answered(attempt, True, now)
         return effects
 
-    def on_gone(self, address: Address, now: float, *, silent: bool = False) -> list[Effect]:
+    def on_gone(
+        self, address: Address, now: float, *, silent: bool = False, returns: bool = False
+    ) -> list[Effect]:
         """An executor left or died; the table has forgotten it already.
 
-        One that is only silent may come back, and answer then.
+        One that is only silent may come back, and answer then. One that `returns` is being started anew:
+        what finds no room elsewhere waits for it.
         """
         effects: list[Effect] = []
+        if returns:
+            self._returning[address] = now + RETURN_S
         if not silent:
             self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
         self._named.discard(address)
@@ -244,12 +260,13 @@ class Pinning:
         for attempt in [a for a in self._sent if a.address == address]:
             self._release_later(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)
-        self._find_lost(now, address)
+        effects += self._find_lost(now, address)
         return effects + self._advance(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time passed: answers that are overdue, lost pins to be made again."""
         effects: list[Effect] = []
+        self._returning = {a: until for a, until in self._returning.items() if now < until}
         gap = 0.0 if self._last_tick is None else now - self._last_tick
         self._last_tick = now
         if gap > MAX_TICK_GAP_S:  # this process stood still: the answers may be waiting for it
@@ -257,6 +274,9 @@ class Pinning:
                 attempt.deadline += gap
         for attempt in [a for a in self._sent if now >= a.deadline]:
             assert attempt.address is not None
+            if attempt.reserving:
+                effects += self.on_reserved(attempt.target(), False, now)
+                continue
             # Should it accept after all, its next status is reason enough to tell it.
             self._release_later(attempt.address, attempt.request.function, now - self._settle_s)
             effects += self._recall(attempt.address, attempt.request.function)
@@ -280,14 +300,17 @@ class Pinning:
 
     def missing(self) -> dict[str, list[str]]:
         """The functions of created DAGs that are not pinned now, by DAG."""
-        missing: dict[str, list[str]] = {}
-        for dag, requests in self._wanted.items():
-            held = [pin.function for pin in self.pins.get(dag, [])]
-            for request in requests:
-                if request.function in held:
-                    held.remove(request.function)
-                else:
-                    missing.setdefault(dag, []).append(request.function)
+        missing = {dag: [request.function for request in self._missing(dag)] for dag in self._wanted}
+        return {dag: functions for dag, functions in missing.items() if functions}
+
+    def _missing(self, dag: str) -> list[PinRequest]:
+        held = [pin.function for pin in self.pins.get(dag, [])]
+        missing = []
+        for request in self._wanted.get(dag, []):
+            if request.function in held:
+                held.remove(request.function)
+            else:
+                missing.append(request)
         return missing
 
     def validate(self) -> None:
@@ -295,6 +318,10 @@ class Pinning:
         assert sum(attempt.in_lane for attempt in self._sent) <= 1
         for attempt in self._sent:
             assert attempt.address is not None
+        held_or_asked = {pin for pins in self.pins.values() for pin in pins}
+        held_or_asked |= {a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None}
+        held_or_asked |= {attempt.target() for attempt in self._sent}
+        assert set(self.ledger.pins) == {pin for pin in held_or_asked if self.ledger.covers(pin.address)}
         for dag, pins in self.pins.items():
             assert len({(p.function, p.address) for p in pins}) == len(pins), f"{dag} holds a pin twice"
         if self._capacity:
@@ -306,9 +333,9 @@ class Pinning:
 
     # --- transactions ---
 
-    def _begin(self, dag: str, requests: list[PinRequest], *, repair: bool) -> _Transaction:
-        attempts = [_Attempt(self._next_id, dag, request) for request in requests]
-        transaction = _Transaction(self._next_id, dag, attempts, repair)
+    def _begin(self, dag: str, requests: list[PinRequest], *, repair: bool) -> Transaction:
+        attempts = [Attempt(self._next_id, dag, request) for request in requests]
+        transaction = Transaction(self._next_id, dag, attempts, repair)
         self._next_id += 1
         self._transactions[transaction.id] = transaction
         self._waiting += attempts
@@ -325,40 +352,51 @@ class Pinning:
             if executor is None:
                 if self._could_come_free(attempt):
                     continue
-                effects += self._fail(transaction, self._no_room(attempt), now)
+                short = not attempt.rejected
+                effects += self._fail(transaction, self._no_room(attempt), now, short=short)
                 continue
-            in_lane = executor.address not in self._named
+            in_lane = executor.address not in self._named and not self.ledger.covers(executor.address)
             if in_lane and any(other.in_lane for other in self._sent):
                 continue
             self._waiting.remove(attempt)
             attempt.address = executor.address
             attempt.tried.add(executor.address)
             attempt.in_lane = in_lane
-            if in_lane:
-                self._unanswered = [sent for sent in self._unanswered if now - sent[1] < QUARANTINE_S]
-                attempt.alone = not self._unanswered
-                self._unanswered.append((executor.address, now))
             attempt.deadline = now + self._pin_timeout_s
             self._sent.append(attempt)
-            self._released.pop((executor.address, attempt.request.function), None)
-            effects.append(SendPin(executor.address, attempt.request.function, attempt.request.batching))
+            reserve = self.ledger.want(attempt.target())
+            attempt.reserving = bool(reserve)
+            effects += reserve or self._send(attempt, now)
         return effects + self._finish_complete()
 
-    def _answered(self, attempt: _Attempt, accepted: bool, now: float) -> list[Effect]:
+    def _send(self, attempt: Attempt, now: float) -> list[Effect]:
+        address, request = attempt.address, attempt.request
+        assert address is not None
+        if attempt.in_lane:
+            self._unanswered = [sent for sent in self._unanswered if now - sent[1] < QUARANTINE_S]
+            attempt.alone = not self._unanswered
+            self._unanswered.append((address, now))
+        attempt.deadline = now + self._pin_timeout_s
+        self._released.pop((address, request.function), None)
+        return [SendPin(address, request.function, request.batching)]
+
+    def _answered(self, attempt: Attempt, accepted: bool, now: float) -> list[Effect]:
         address = attempt.address
         assert address is not None
+        pin = attempt.target()
         self._sent.remove(attempt)
         attempt.address = None
-        attempt.in_lane = False
+        attempt.in_lane = attempt.reserving = False
         if accepted:
-            pin = Pin(attempt.dag, attempt.request.function, address)
             if attempt.abandoned:
                 return self._undo(pin, now)
             attempt.pin = pin
             self._table.pinned(address, pin.function, now)
-        elif not attempt.abandoned:
+            return []
+        attempt.rejected = True
+        if not attempt.abandoned:
             self._waiting.append(attempt)
-        return []
+        return self.ledger.drop(pin)
 
     def _finish_complete(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -371,9 +409,12 @@ class Pinning:
             if not transaction.repair:
                 self._wanted[transaction.dag] = [attempt.request for attempt in transaction.attempts]
                 effects.append(Finished(transaction.id, transaction.dag, pins))
+            effects += self.ledger.relax(transaction.dag, self._missing(transaction.dag))
         return effects
 
-    def _fail(self, transaction: _Transaction, reason: str, now: float) -> list[Effect]:
+    def _fail(
+        self, transaction: Transaction, reason: str, now: float, *, short: bool = False
+    ) -> list[Effect]:
         del self._transactions[transaction.id]
         effects: list[Effect] = []
         for attempt in transaction.attempts:
@@ -382,21 +423,29 @@ class Pinning:
                 self._waiting.remove(attempt)
             if attempt.pin is not None:
                 effects += self._undo(attempt.pin, now)
+            elif attempt.reserving:
+                self._sent.remove(attempt)
+                effects += self.ledger.drop(attempt.target())
             elif attempt.address is not None:
                 effects += self._recall(attempt.address, attempt.request.function)
         if transaction.repair:
             if transaction.dag in self._wanted:
                 lost = self._lost.setdefault(transaction.dag, [])
                 lost += [(attempt.request, now + REPAIR_PAUSE_S) for attempt in transaction.attempts]
-        else:
-            effects.append(Finished(transaction.id, transaction.dag, (), reason))
+                if short:
+                    effects += self.ledger.demand(transaction.dag, self._missing(transaction.dag))
+            return effects
+        if short:
+            effects += self.ledger.demand(transaction.dag, [a.request for a in transaction.attempts])
+        effects.append(Finished(transaction.id, transaction.dag, (), reason))
         return effects
 
     def _undo(self, pin: Pin, now: float) -> list[Effect]:
         """Unpin, unless another DAG holds the same function on the same executor."""
-        if self._is_held(pin.address, pin.function, besides=pin):
-            return []
-        return self._unpin(pin.address, pin.function, now)
+        effects = self.ledger.drop(pin)
+        if not self._is_held(pin.address, pin.function, besides=pin):
+            effects += self._unpin(pin.address, pin.function, now)
+        return effects
 
     def _recall(self, address: Address, function: str) -> list[Effect]:
         """Take back a pin that was not answered, unless a DAG holds the function there already."""
@@ -443,19 +492,22 @@ class Pinning:
             for pin in held + getting
         )
 
-    def _find_lost(self, now: float, address: Address) -> None:
+    def _find_lost(self, now: float, address: Address) -> list[Effect]:
         """Pins that an executor no longer has (it restarted or is gone) are to be made again."""
         executor = self._table.executors.get(address)
         held = executor.functions if executor is not None else frozenset[str]()
+        effects: list[Effect] = []
         for transaction in self._transactions.values():
             for attempt in transaction.attempts:
                 pin = attempt.pin
                 if pin is not None and pin.address == address and pin.function not in held:
                     attempt.pin = None
                     self._waiting.append(attempt)
+                    effects += self.ledger.drop(pin)
         for dag, pins in self.pins.items():
             for pin in [p for p in pins if p.address == address and p.function not in held]:
                 pins.remove(pin)
+                effects += self.ledger.drop(pin)
                 request = next((r for r in self._wanted.get(dag, []) if r.function == pin.function), None)
                 if request is not None:
                     self._lost.setdefault(dag, []).append((request, now))
@@ -463,10 +515,12 @@ class Pinning:
                     self._strays.setdefault(address, []).append(pin)
         if len(self._strays) > STRAYS_KEPT:
             del self._strays[next(iter(self._strays))]
+        return effects
 
     def _take_back(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
         """An executor that was gone is back with these functions."""
         strays = [pin for pin in self._strays.pop(address, ()) if pin.function in functions]
+        effects: list[Effect] = []
         for pin in strays:
             lost = self._lost.get(pin.dag, [])
             missed = next((entry for entry in lost if entry[0].function == pin.function), None)
@@ -475,12 +529,15 @@ class Pinning:
                 if not lost:
                     del self._lost[pin.dag]
                 self.pins[pin.dag].append(pin)
+                effects += self.ledger.want(pin)
         left = dict.fromkeys(pin.function for pin in strays if not self._is_held(address, pin.function))
-        return [effect for function in left for effect in self._unpin(address, function, now)]
+        for function in left:
+            effects += self._unpin(address, function, now)
+        return effects
 
     # --- whom to ask ---
 
-    def _choose(self, attempt: _Attempt) -> Executor | None:
+    def _choose(self, attempt: Attempt) -> Executor | None:
         candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
         if not candidates:
             return None
@@ -492,7 +549,7 @@ class Pinning:
         best = [executor for executor, load in zip(candidates, loads, strict=True) if load == least]
         return best[int(self._rng.random() * len(best))]
 
-    def _may_ask(self, attempt: _Attempt, executor: Executor) -> bool:
+    def _may_ask(self, attempt: Attempt, executor: Executor) -> bool:
         if executor.address in attempt.tried or executor.suspected:
             return False
         if self._is_leaving(executor.address, attempt.request.function):
@@ -527,7 +584,7 @@ class Pinning:
         ]
         return any((pin.function, pin.address) == (function, address) for pin in held)
 
-    def _colocated(self, attempt: _Attempt, candidates: list[Executor]) -> list[Executor]:
+    def _colocated(self, attempt: Attempt, candidates: list[Executor]) -> list[Executor]:
         """Those on the node of the DAG's other colocated functions, else on the node with most room."""
         transaction = self._transactions[attempt.transaction]
         ips = {
@@ -558,17 +615,19 @@ class Pinning:
         best = max(rank(ip) for ip in room)
         return [executor for executor in candidates if rank(executor.ip) == best]
 
-    def _could_come_free(self, attempt: _Attempt) -> bool:
+    def _could_come_free(self, attempt: Attempt) -> bool:
         """Whether an executor that is busy leaving, or being asked, may still take the function."""
         function = attempt.request.function
         if any(a not in attempt.tried and self._is_leaving(a, function) for a in self._leaving):
+            return True
+        if any(address not in attempt.tried for address in self._returning):
             return True
         return any(
             other.abandoned and other.address is not None and other.address not in attempt.tried
             for other in self._sent
         )
 
-    def _no_room(self, attempt: _Attempt) -> str:
+    def _no_room(self, attempt: Attempt) -> str:
         kind = "GPU executor" if attempt.request.gpu else "executor"
         if attempt.tried:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))

@@ -18,7 +18,7 @@ class PinRequest:
     colocated: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Pin:
     dag: str
     function: str
@@ -42,6 +42,31 @@ class SendUnpin:
 
 
 @dataclass(frozen=True)
+class Reserve:
+    """Have Ray count the pin, on its executor's node; `Pinning.on_reserved` is to hear what became of it."""
+
+    pin: Pin
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Unreserve:
+    """The pin counts no more, or was never made."""
+
+    pin: Pin
+
+
+@dataclass(frozen=True)
+class Demand:
+    """These functions of a DAG found no room: the cluster would have to grow. Replaces what the DAG
+    demanded before; none (0 and 0): it demands nothing any more."""
+
+    dag: str
+    pins: int
+    gpu_pins: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """A transaction ended: all of its functions are pinned, or (`reason`) none is."""
 
@@ -51,7 +76,7 @@ class Finished:
     reason: str = ""
 
 
-Effect = SendPin | SendUnpin | Finished
+Effect = SendPin | SendUnpin | Reserve | Unreserve | Demand | Finished
 
 
 def pin_requests(dag: cb.Dag, replicas: int) -> list[PinRequest]:

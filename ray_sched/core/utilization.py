@@ -19,6 +19,10 @@ class Utilization:
         # A report in between has counted its part already.
         self._busy_s += max(0.0, now - max(self._since, now if began is None else began))
 
+    @property
+    def working(self) -> bool:
+        return self._began is not None
+
     def take(self, now: float) -> float:
         """The busy share (0 to 1) since the last time, work that goes on now included."""
         began, busy_s, since = self._began, self._busy_s, self._since

@@ -29,6 +29,7 @@ from ray_sched.core.execution import (
     AnswerPin,
     CallRequest,
     DagRequest,
+    DepartArrived,
     Drop,
     Effect,
     Event,
@@ -113,6 +114,7 @@ class ExecutorServer:
         self._stopping = False
         self._abandoned = False
         self._loading: Load | None = None
+        self._last_work = time.monotonic()
         self._counts = {"calls": 0, "dag_runs": 0, "dropped": 0, "expired": 0, "recovered": 0}
 
     def start(self) -> None:
@@ -160,6 +162,7 @@ class ExecutorServer:
             schedule_timeout_s=executor.schedule_timeout_s,
             trigger_timeout_s=executor.trigger_timeout_s,
             depart_timeout_s=executor.depart_timeout_s,
+            depart_linger_s=executor.depart_linger_s,
             limit=WAITING_LIMIT,
         )
         self._runner = Runner(
@@ -196,6 +199,17 @@ class ExecutorServer:
             "lost_results": self._answers.lost,
             "bad_messages": self._receiver.bad_messages,
         }
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it last had anything to do or to hold."""
+        if self._reports.functions or self._execution.queued or self._execution.waiting:
+            return 0.0
+        return 0.0 if self._reports.utilization.working else time.monotonic() - self._last_work
+
+    def depart(self) -> None:
+        """Take no more pins, finish what is here, and leave, as when the management node says so."""
+        self._events.put(DepartArrived())
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """Free the ports and end the threads; calls that are not done are answered with an error.
@@ -382,7 +396,8 @@ class ExecutorServer:
                 case Leave():
                     self._leave()
         finally:
-            self._reports.utilization.end(time.monotonic())
+            self._last_work = time.monotonic()
+            self._reports.utilization.end(self._last_work)
 
     def _run(self, run: Run) -> None:
         ended = (True,) * len(run.requests)

@@ -85,7 +85,7 @@ class Ingress(StandIn):
 
 
 class Executor(StandIn):
-    def __init__(self, config: Config, tid: int, gpu: bool) -> None:
+    def __init__(self, config: Config, tid: int, gpu: bool, ip: str, holds_slot: bool) -> None:
         super().__init__(config)
         self.role = f"executor {tid}{' gpu' if gpu else ''}"
 

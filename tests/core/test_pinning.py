@@ -13,11 +13,15 @@ from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import (
+    Demand,
     Effect,
     Finished,
+    Pin,
     PinRequest,
+    Reserve,
     SendPin,
     SendUnpin,
+    Unreserve,
     answer_name,
     parse_answer_name,
 )
@@ -282,7 +286,7 @@ def test_a_lost_pin_without_room_is_tried_until_there_is_some() -> None:
     c.create("dag", "f")
     c.answer(True)
     c.status(A, running=False)
-    assert c.later(0.1) == []
+    assert c.later(0.1) == [Demand("dag", 1, 0)]
     c.status(B)
     assert sent(c.later(1.5)).address == B
 
@@ -326,11 +330,20 @@ class Transactions(RuleBasedStateMachine):
         self.open: set[str] = set()
         self.created: set[str] = set()
         self.asked: list[SendPin] = []
+        self.reserved: set[Pin] = set()
+        """What Ray would have, if it were as fast as it was told."""
+        self.reserving: list[Pin] = []
 
     def take(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, SendPin):
                 self.asked.append(effect)
+            elif isinstance(effect, Reserve):
+                assert effect.pin not in self.reserved
+                self.reserved.add(effect.pin)
+                self.reserving.append(effect.pin)
+            elif isinstance(effect, Unreserve):
+                self.reserved.remove(effect.pin)
             elif isinstance(effect, Finished):
                 assert effect.dag in self.open
                 self.open.discard(effect.dag)
@@ -361,6 +374,17 @@ class Transactions(RuleBasedStateMachine):
     def status(self, address: Address, functions: list[str], running: bool) -> None:
         self.take(self.c.status(address, *functions, running=running))
 
+    @rule(address=addresses, covered=st.booleans())
+    def cover(self, address: Address, covered: bool) -> None:
+        pinning = self.c.pinning
+        self.take(pinning.on_covered(address, False) if covered else pinning.on_uncovered(address))
+
+    @rule(has_room=st.booleans(), which=st.integers(0, 10))
+    def reserve(self, has_room: bool, which: int) -> None:
+        if self.reserving:
+            pin = self.reserving.pop(which % len(self.reserving))
+            self.take(self.c.pinning.on_reserved(pin, has_room, self.c.now))
+
     @rule(seconds=st.sampled_from([0.2, 2.0, 15.0, 100.0]))
     def wait(self, seconds: float) -> None:
         self.take(self.c.later(seconds))
@@ -370,6 +394,7 @@ class Transactions(RuleBasedStateMachine):
         self.c.pinning.validate()
         self.c.table.validate()
         assert set(self.c.pinning.pins) <= self.created | self.open
+        assert self.reserved == set(self.c.pinning.ledger.pins)
 
     def teardown(self) -> None:
         """Every transaction ends, without any further event than time."""
@@ -503,3 +528,96 @@ def test_who_held_the_function_before_confirms_its_pin_by_being_seen() -> None:
     assert pin.address == holder
     assert c.answer(True) == []
     finished(c.pinning.on_seen([holder], c.now))
+
+
+def reserve(effects: list[Effect]) -> Pin:
+    pins = [e.pin for e in effects if isinstance(e, Reserve)]
+    assert len(pins) == 1, effects
+    return pins[0]
+
+
+def test_ray_is_asked_for_room_before_the_executor_and_forgets_the_pin_with_it() -> None:
+    c = Cluster(A)
+    c.pinning.on_covered(A, gpu=True)
+    assert c.create("dag", "f") == [Reserve(Pin("dag", "f", A), gpu=True)]
+    sent_pin = only(c.pinning.on_reserved(Pin("dag", "f", A), True, c.now))
+    assert sent_pin == SendPin(A, "f", False)
+    finished(c.answer(True, sent_pin))
+    c.status(A, "f")
+    assert c.pinning.release("dag", c.now) == [Unreserve(Pin("dag", "f", A)), SendUnpin(A, "f")]
+
+
+def test_without_room_in_ray_the_function_goes_elsewhere() -> None:
+    c = Cluster(A, B)
+    for address in (A, B):
+        c.pinning.on_covered(address, gpu=False)
+    first = reserve(c.create("dag", "f"))
+    effects = c.pinning.on_reserved(first, False, c.now)
+    assert effects[0] == Unreserve(first)
+    second = reserve(effects)
+    assert second.address != first.address
+    last = c.pinning.on_reserved(second, False, c.now)
+    assert Demand("dag", 1, 0) in last
+    assert "no executor took 'f'" in finished(last).reason
+
+
+def test_a_rejected_pin_loses_its_reservation() -> None:
+    c = Cluster(A)
+    c.pinning.on_covered(A, gpu=False)
+    pin = reserve(c.create("dag", "f"))
+    effects = c.answer(False, sent(c.pinning.on_reserved(pin, True, c.now)))
+    assert effects[0] == Unreserve(pin)
+    assert not any(isinstance(e, Demand) for e in effects), "more executors would reject it, too"
+
+
+def test_pins_that_were_there_before_are_reserved_once_their_executor_is_known_to_hold_a_slot() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    finished(c.answer(True))
+    assert c.pinning.on_covered(A, gpu=False) == [Reserve(Pin("dag", "f", A), gpu=False)]
+    assert c.pinning.on_covered(A, gpu=False) == []
+    assert c.pinning.on_uncovered(A) == [Unreserve(Pin("dag", "f", A))]
+
+
+def test_what_found_no_room_is_demanded_until_it_has_some() -> None:
+    c = Cluster(A)
+    c.status(B, gpu=True)
+    requests = [PinRequest("f"), PinRequest("g"), PinRequest("h", gpu=True)]
+    effects = c.create("dag", *requests)
+    c.answer(True)
+    assert Demand("dag", 2, 1) in effects, "the whole DAG: what it had is free again"
+    c.status(A)
+    c.status(C)
+    c.create("dag", *requests)
+    c.answer(True)
+    c.answer(True)
+    effects = c.answer(True)
+    finished(effects)
+    assert Demand("dag", 0, 0) in effects
+
+
+def test_a_lost_pin_is_demanded_and_no_longer_when_its_dag_is_deleted() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, running=False)
+    assert c.later(0.1) == [Demand("dag", 1, 0)]
+    assert c.pinning.release("dag", c.now) == [Demand("dag", 0, 0)]
+
+
+def test_what_finds_no_room_waits_for_an_executor_that_is_being_started_anew() -> None:
+    c = Cluster(A)
+    c.table.remove(A)
+    c.pinning.on_gone(A, c.now, returns=True)
+    assert c.create("dag", "f") == []
+    assert c.later(1.0) == []
+    pin = sent(c.status(A))
+    finished(c.answer(True, pin))
+
+
+def test_but_not_for_ever() -> None:
+    c = Cluster(A)
+    c.table.remove(A)
+    c.pinning.on_gone(A, c.now, returns=True)
+    c.create("dag", "f")
+    assert "no free executor" in finished(c.later(6.0)).reason
