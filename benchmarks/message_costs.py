@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,8 @@ from ray_sched import group_status
 from ray_sched.config import Config
 from ray_sched.core.executors import ExecutorTable, Status
 from ray_sched.core.peers import locations_in, status_message
+from ray_sched.core.pinning import Pinning
+from ray_sched.core.pins import PinRequest, SendPin, answer_name
 from ray_sched.wire import internal_pb2
 from ray_sched.wire.ports import DAG_CALL, STATUS, tcp
 
@@ -41,6 +44,7 @@ STATUSES: Final = 30_000
 RATE_PER_S: Final = 5000
 TABLES: Final = (300, 3000, 30_000)
 """Executors of the tables whose gossip and ticks are timed."""
+REPLICAS: Final = (10, 50, 100, 200)
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -170,6 +174,30 @@ def core_costs(executors: int) -> dict[str, float]:
     }
 
 
+def pin_costs(replicas: int) -> dict[str, float]:
+    """Of one function that is pinned on as many executors as there are, by the pin transaction alone."""
+    table = _table(Status(f"10.0.{n >> 8}.{n & 255}", 0) for n in range(replicas))
+    pinning = Pinning(
+        table,
+        random.Random(1),
+        functions_per_executor=1,
+        local=False,
+        pin_timeout_s=10.0,
+        settle_s=1.0,
+    )
+
+    def pin() -> None:
+        _, effects = pinning.create("d", [PinRequest("f")] * replicas, 0.0)
+        for effect in effects:  # it grows while executors accept
+            if isinstance(effect, SendPin):
+                effects += pinning.on_answer(True, answer_name(effect.address, effect.function), 0.0)
+
+    def report() -> None:
+        pinning.on_status(("10.0.0.0", 0), ("f",), 1.0)
+
+    return {"pin_ms": _ms(pin, 1), "status_us": _ms(report) * 1e3}
+
+
 def _table(statuses: Iterable[Status]) -> ExecutorTable:
     config = Config()
     table = ExecutorTable(config.policy, local=False, pin_grace_s=1.0, executor_timeout_s=1e9)
@@ -190,6 +218,7 @@ def _ms(act: Callable[[], None], times: int = 5) -> float:
 
 def measure() -> dict[str, Any]:
     core = {str(executors): core_costs(executors) for executors in TABLES}
+    pins = {str(replicas): pin_costs(replicas) for replicas in REPLICAS}
     with ExitStack() as running:
         scheduler = running.enter_context(Scheduler(IP))
         running.enter_context(Helper("executors", EXECUTORS_IP, IP, str(payloads.EXECUTORS)))
@@ -208,6 +237,7 @@ def measure() -> dict[str, Any]:
                     "overloaded": statuses.costs(lambda turn: 0.9),
                 },
                 "core": core,
+                "pins": pins,
             }
         finally:
             statuses.close()

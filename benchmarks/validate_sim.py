@@ -1,6 +1,7 @@
 """The simulation against the real system: the same calls, in turn, on both.
 
     python -m benchmarks.validate_sim
+    python -m benchmarks.validate_sim --policy random --load 0.7 --set policy.max_utilization=1
 
 starts a real group with executors for each policy, sends it the very calls that a scenario draws (open loop),
 and measures latencies as clients see them and utilization as the executors report it. Beforehand, calls of
@@ -11,6 +12,7 @@ simulation is told of the machine. Writes benchmarks/results/<time>-simulation.j
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -20,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +65,8 @@ LOAD: Final = Scenario(
     duration_s=60.0,
     warm_up_s=10.0,
 )
-LOADS: Final = (0.3, 0.5)
-POLICIES: Final = ("random", "round-robin")
+LOADS: Final = [0.3, 0.5]
+POLICIES: Final = ["random", "round-robin"]
 
 
 @dataclass(frozen=True)
@@ -184,21 +186,23 @@ class Client:
                 self._refused += not reply.success
 
 
-def configuration(policy: str, folder: str) -> str:
+def configuration(policy: str, given: Mapping[str, str], folder: str) -> str:
     """A file for `up`: functions on all executors, which tell this program their statuses, too."""
     path = Path(folder, f"{policy}.yaml")
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "policy": {"name": policy, "max_recent_calls": 0},
         "scheduler": {"num_replicas": LOAD.executors},
         "executor": {"scheduler_ips": [IP, OWN_IP]},
     }
+    for name, value in given.items():
+        section, _, leaf = name.partition(".")
+        settings.setdefault(section, {})[leaf] = value
     path.write_text(yaml.safe_dump(settings))
     return str(path)
 
 
-def compare(policy: str, folder: str) -> list[dict[str, Any]]:
-    """Each load on a real group with that policy, and in the simulation."""
-    file = configuration(policy, folder)
+def compare(policy: str, file: str, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Each load on a real group with that policy and configuration, and in the simulation."""
     config = config_loading.load(file, {}, {})
     (functions,) = LOAD.function_names
     rows = []
@@ -212,8 +216,8 @@ def compare(policy: str, folder: str) -> list[dict[str, Any]]:
                 registering.register(nap, function)
             registering.register_dag("d0", functions, list(itertools.pairwise(functions)))
         overhead_ms = client.overhead_ms()
-        for load in LOADS:
-            scenario = dataclasses.replace(LOAD, load=load, overhead_ms=overhead_ms)
+        for share in shares:
+            scenario = dataclasses.replace(LOAD, load=share, overhead_ms=overhead_ms)
             time.sleep(config.policy.window_s)  # backoffs of the load before it end
             measured = client.load(scenario, config.executor.status_period_s)
             rows.append(row(policy, scenario, measured, simulate(scenario, config)))
@@ -255,12 +259,18 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.validate_sim")
+    parser.add_argument("--policy", action="append", help=f"default: {', '.join(POLICIES)}")
+    parser.add_argument("--load", action="append", type=float, help="default: 0.3 and 0.5")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE: a setting, for both")
+    options = parser.parse_args()
+    given = dict(pair.split("=", 1) for pair in options.set)
     os.environ.update(ENVIRONMENT)
     print(HEADER, flush=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for policy in POLICIES:
-            rows += compare(policy, folder)
+        for policy in options.policy or POLICIES:
+            rows += compare(policy, configuration(policy, given, folder), options.load or LOADS)
     result = {
         "command": ["python", "-m", "benchmarks.validate_sim", *sys.argv[1:]],
         "machine": {
