@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -103,3 +107,43 @@ def test_every_kind_of_message_has_its_port(setting: Setting) -> None:
     }
     setting.out.push(tcp(HOST, ports.CLASSIC.pin), b"whole address")
     assert sockets["pin"].recv() == b"whole address"
+
+
+def io_threads() -> set[int]:
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            if "ZMQbg/IO" in (task / "comm").read_text():
+                found.add(int(task.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+@contextmanager
+def io_thread() -> Iterator[int]:
+    """The I/O thread of a batching context, once it has its name, which it gives itself after its policy."""
+    before = io_threads()
+    context = batching_context()
+    context.socket(zmq.PUSH).close()
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not (new := io_threads() - before):
+        assert time.monotonic() < deadline
+    yield new.pop()
+    context.destroy(0)
+
+
+def test_the_io_thread_pushes_nobody_off_a_core() -> None:
+    own = os.sched_getscheduler(0)
+    with io_thread() as thread:
+        assert os.sched_getscheduler(thread) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == own != os.SCHED_BATCH
+
+
+def test_where_that_is_forbidden_it_is_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    with io_thread() as thread:
+        assert os.sched_getscheduler(thread) == os.SCHED_OTHER
