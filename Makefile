@@ -13,7 +13,7 @@ PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test check proto bench clean
+.PHONY: demo test check proto bench bench-quick clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -34,8 +34,11 @@ check: $(VENV)/.installed-dev $(PROTO_VENV)/.installed
 proto: $(PROTO_VENV)/.installed
 	$(PROTOC) --python_out=. --pyi_out=. $(PROTOS)
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 clean:
 	rm -rf .venv $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -53,6 +56,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@touch $@
 
 $(PROTO_VENV)/.installed:

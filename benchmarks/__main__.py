@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from typing import Any, Final
 
-from benchmarks import payloads, report
+from benchmarks import pipeline, report
 from benchmarks.bench import Bench, Result, Settings
-from benchmarks.helper import Helper
 from benchmarks.load import StalledError
 from benchmarks.rows import ROWS
-from benchmarks.scheduler import NoReplyError, Scheduler
-
-SCHEDULER_IP: Final = "127.0.6.4"
-FLOOR_IP: Final = "127.0.6.5"
-EXECUTORS_IP: Final = "127.0.6.6"
+from benchmarks.scheduler import NoReplyError
+from benchmarks.stage import start_large, start_small
 
 QUICK: Final = Settings(rounds=3, duration_s=0.4, warm_up_s=0.1)
-FULL: Final = Settings(rounds=9, duration_s=1.0, warm_up_s=0.2)
+FULL: Final = Settings(rounds=5, duration_s=0.8, warm_up_s=0.1)
 
 
 def main() -> int:
@@ -31,34 +29,48 @@ def main() -> int:
     options = parser.parse_args()
     base = QUICK if options.quick else FULL
     settings = Settings(options.rounds or base.rounds, base.duration_s, base.warm_up_s)
-    rows = [row for row in ROWS if options.only in row.name and (row.quick or not options.quick)]
     # Ended by a signal as by Ctrl-C: everything that was started is ended, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
     results: list[Result] = []
+    facts: dict[str, Any] = {"command": ["python", "-m", "benchmarks", *sys.argv[1:]]}
     try:
-        with ExitStack() as running:
-            scheduler = running.enter_context(Scheduler(SCHEDULER_IP))
-            running.enter_context(Helper("executors", EXECUTORS_IP, SCHEDULER_IP, str(payloads.EXECUTORS)))
-            running.enter_context(Helper("floor", FLOOR_IP, EXECUTORS_IP))
-            scheduler.fill()
-            servers = {"floor": FLOOR_IP, "ours": SCHEDULER_IP}
-            bench = running.enter_context(closing(Bench(servers, EXECUTORS_IP, settings)))
-            print(report.header(), flush=True)
-            for row in rows:
-                results.append(row.measure(bench, row.name, row.clients))
-                print(report.line(results[-1]), flush=True)
-            facts: dict[str, Any] = {
-                "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
-                "scheduler": {"command": scheduler.command, "start_s": scheduler.start_s},
-            }
-        print(f"written to {report.save(results, settings, facts)}")
+        print(report.header(), flush=True)
+        for result in _loads(settings, options.only, options.quick, facts):
+            results.append(result)
+            print(report.line(result), flush=True)
+        if not options.quick:
+            for result in pipeline.measure(settings, options.only):
+                results.append(result)
+                print(report.line(result), flush=True)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (NoReplyError, StalledError) as error:
         print(error, file=sys.stderr)
         return 1
+    checks = [check for result in results for check in result.checks]
+    passed = sum(check.passed for check in checks)
+    print(f"{passed} of {len(checks)} pass, in {time.monotonic() - began:.0f} s")
+    print(f"written to {report.save(results, settings, facts)}")
     return 1 if any(result.problems for result in results) else 0
+
+
+def _loads(settings: Settings, only: str, quick: bool, facts: dict[str, Any]) -> Iterable[Result]:
+    rows = [row for row in ROWS if only in row.name and (row.quick or not quick)]
+    if not rows:
+        return
+    with ExitStack() as running:
+        small = start_small(running)
+        facts["scheduler"] = {"command": small.command, "start_s": small.start_s}
+        bench = running.enter_context(closing(Bench(settings)))
+        for row in (row for row in rows if not row.large):
+            yield row.measure(bench, row.name, row.clients)
+        large_rows = [row for row in rows if row.large]
+        if large_rows:
+            start_large(running)
+        for row in large_rows:
+            yield row.measure(bench, row.name, row.clients)
 
 
 if __name__ == "__main__":

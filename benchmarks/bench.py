@@ -1,11 +1,11 @@
-"""Measuring one load against several servers in turns, so that what disturbs one disturbs all."""
+"""Measuring loads in turns, so that what disturbs one disturbs all, and judging them against each other."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import zmq
@@ -27,100 +27,172 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Target:
+    """One load: whom to ask for what."""
+
+    ip: str
+    port: int
+    request: bytes
+    messages_per_call: int
+    """What executors get of one call."""
+    executors: tuple[str, ...]
+    """Where the executors' programs say how much they got: the IP addresses of their CONTROL ports."""
+    succeeded: Callable[[bytes], bool]
+    begin: Callable[[], object] = lambda: None
+    end: Callable[[], object] = lambda: None
+    """What happens around each of its measurements."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a row is to show: that a number is on the right side of a limit."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        relation = ">=" if self.at_least else "<="
+        return f"{self.what} {self.value:.2f} {relation} {self.limit:g}: {'pass' if self.passed else 'FAIL'}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Medians over the rounds."""
+
+    calls_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
 class Result:
-    """A row: medians over the rounds for each server, and medians of each round's ratio to the floor."""
+    """A row of the table. `ours` is compared with `base`, both among `numbers`."""
 
     row: str
     clients: int
-    calls_per_s: dict[str, float]
-    p50_ms: dict[str, float]
-    p99_ms: dict[str, float]
-    throughput_share: float
-    """Ours by the floor's, of calls a second."""
-    p50_ratio: float
-    """Ours by the floor's."""
-    problems: tuple[str, ...]
+    numbers: dict[str, Numbers] = field(default_factory=dict)
+    ours: str = "ours"
+    base: str = "floor"
+    share: float = 0.0
+    """Ours by the base's, of calls a second: the median of the rounds' ratios."""
+    p50_times: float = 0.0
+    p99_times: float = 0.0
+    checks: tuple[Check, ...] = ()
+    problems: tuple[str, ...] = ()
     """What makes the row worth nothing, such as refused calls."""
+    notes: tuple[str, ...] = ()
+    """What it shows beside these numbers."""
 
 
-class Bench:
-    """What a row needs to measure: the servers' addresses, and for how long."""
+@dataclass(frozen=True)
+class Rounds:
+    """What each load came to, round by round."""
 
-    def __init__(self, servers: Mapping[str, str], executors_ip: str, settings: Settings) -> None:
-        self.servers = servers
-        """IP address by name: `ours`, `floor`."""
-        self._settings = settings
-        self._context: zmq.Context[zmq.SyncSocket] = zmq.Context()
-        self._control = self._context.socket(zmq.REQ)
-        self._control.setsockopt(zmq.LINGER, 0)
-        self._control.setsockopt(zmq.RCVTIMEO, int(ARRIVAL_S * 1000))
-        self._control.connect(tcp(executors_ip, CONTROL))
+    measured: dict[str, list[Measurement]]
+    problems: tuple[str, ...]
 
-    def close(self) -> None:
-        self._control.close()
-        self._context.term()
-
-    def compare(
-        self,
-        row: str,
-        clients: int,
-        port: int,
-        request: bytes,
-        *,
-        messages_per_call: int,
-        succeeded: Callable[[bytes], bool],
-    ) -> Result:
-        """Run one load against every server, round by round."""
-        rounds: dict[str, list[Measurement]] = {name: [] for name in self.servers}
-        problems: list[str] = []
-        for number in range(self._settings.rounds):
-            for name in _turned(list(self.servers), number):
-                before = self._arrived()
-                measured = load.run(
-                    tcp(self.servers[name], port),
-                    request,
-                    clients,
-                    self._settings.duration_s,
-                    warm_up_s=self._settings.warm_up_s,
-                    succeeded=succeeded,
+    def numbers(self) -> dict[str, Numbers]:
+        return {
+            name: Numbers(
+                *(
+                    statistics.median(getattr(m, what) for m in runs)
+                    for what in ("calls_per_s", "p50_ms", "p99_ms")
                 )
-                rounds[name].append(measured)
-                if measured.refused:
-                    problems.append(f"{name} refused {measured.refused} of {measured.sent} calls")
-                missing = (
-                    before
-                    + measured.sent * messages_per_call
-                    - self._await_arrival(before + measured.sent * messages_per_call)
-                )
-                if missing and not measured.refused:
-                    problems.append(f"{missing} messages of {name} too few arrived at the executors")
-        pairs = list(zip(rounds["ours"], rounds["floor"], strict=True))
+            )
+            for name, runs in self.measured.items()
+        }
+
+    def ratio(self, what: str, one: str, other: str) -> float:
+        """The median of each round's ratio of a number of `one` to that of `other`."""
+        pairs = zip(self.measured[one], self.measured[other], strict=True)
+        return statistics.median(getattr(a, what) / getattr(b, what) for a, b in pairs)
+
+    def result(self, row: str, clients: int, ours: str, base: str, *checks: Check) -> Result:
         return Result(
             row,
             clients,
-            calls_per_s={
-                name: statistics.median(m.calls_per_s for m in runs) for name, runs in rounds.items()
-            },
-            p50_ms={name: statistics.median(m.p50_ms for m in runs) for name, runs in rounds.items()},
-            p99_ms={name: statistics.median(m.p99_ms for m in runs) for name, runs in rounds.items()},
-            throughput_share=statistics.median(ours.calls_per_s / floor.calls_per_s for ours, floor in pairs),
-            p50_ratio=statistics.median(ours.p50_ms / floor.p50_ms for ours, floor in pairs),
-            problems=tuple(problems),
+            self.numbers(),
+            ours,
+            base,
+            *(self.ratio(what, ours, base) for what in ("calls_per_s", "p50_ms", "p99_ms")),
+            checks,
+            self.problems,
         )
 
-    def _arrived(self) -> int:
-        self._control.send(b"")
-        return int(self._control.recv())
 
-    def _await_arrival(self, expected: int) -> int:
+class Bench:
+    """Runs loads. Closes what it opened when it is left."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._context: zmq.Context[zmq.SyncSocket] = zmq.Context()
+        self._controls: dict[str, zmq.SyncSocket] = {}
+
+    def close(self) -> None:
+        for control in self._controls.values():
+            control.close()
+        self._context.term()
+
+    def rounds(self, clients: int, targets: Mapping[str, Target]) -> Rounds:
+        """Run every load, round by round, each round beginning with another."""
+        measured: dict[str, list[Measurement]] = {name: [] for name in targets}
+        problems: list[str] = []
+        for number in range(self.settings.rounds):
+            for name in _turned(list(targets), number):
+                target = targets[name]
+                target.begin()
+                try:
+                    one, wrong = self._measure(clients, name, target)
+                finally:
+                    target.end()
+                measured[name].append(one)
+                problems += wrong
+        return Rounds(measured, tuple(problems))
+
+    def _measure(self, clients: int, name: str, target: Target) -> tuple[Measurement, list[str]]:
+        before = self._arrived(target.executors)
+        measured = load.run(
+            tcp(target.ip, target.port),
+            target.request,
+            clients,
+            self.settings.duration_s,
+            warm_up_s=self.settings.warm_up_s,
+            succeeded=target.succeeded,
+        )
+        if measured.refused:
+            return measured, [f"{name} refused {measured.refused} of {measured.sent} calls"]
+        expected = before + measured.sent * target.messages_per_call
+        missing = expected - self._await_arrival(target.executors, expected)
+        return measured, [f"{missing} messages of {name} too few arrived at the executors"] if missing else []
+
+    def control(self, ip: str, request: str = "") -> int:
+        """Tell a program of executors something; how much arrived there so far."""
+        socket = self._controls.get(ip)
+        if socket is None:
+            socket = self._controls[ip] = self._context.socket(zmq.REQ)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RCVTIMEO, int(ARRIVAL_S * 1000))
+            socket.connect(tcp(ip, CONTROL))
+        socket.send(request.encode())
+        return int(socket.recv())
+
+    def _arrived(self, executors: Sequence[str]) -> int:
+        return sum(self.control(ip) for ip in executors)
+
+    def _await_arrival(self, executors: Sequence[str], expected: int) -> int:
         """Until the executors got so many messages in all, or no more come; how many they got."""
         deadline = time.monotonic() + ARRIVAL_S
-        while (arrived := self._arrived()) < expected and time.monotonic() < deadline:
+        while (arrived := self._arrived(executors)) < expected and time.monotonic() < deadline:
             time.sleep(0.005)
         return arrived
 
 
 def _turned(names: Sequence[str], number: int) -> list[str]:
-    """Each round begins with another server."""
     start = number % len(names)
     return [*names[start:], *names[:start]]

@@ -1,10 +1,11 @@
-"""A crowd of played executors, which hold functions of other DAGs and take one-shot calls.
+"""A crowd of played executors, which hold functions of other DAGs.
 
     python -m benchmarks.crowd IP SCHEDULER_IP COUNT FUNCTIONS
 
 They live on IP and the addresses after it, `PER_IP` on each, and tell their status every 5 s each, as
 executors do by default. Whoever asks at CONTROL on IP is told how many calls arrived so far; who asks with
-`IP RATE` has that many statuses a second sent there instead, until asked for another.
+`IP RATE` has that many statuses a second sent there instead, until asked for `usual`. They are GPU
+executors, which get no one-shot calls; whoever asks with `cpu` makes them the others, all of them free.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ def crowd_function(number: int) -> str:
     return f"crowd_{number}"
 
 
-def statuses(first: str, count: int, functions: int) -> list[bytes]:
+def statuses(first: str, count: int, functions: int, kind: internal_pb2.ExecutorType) -> list[bytes]:
     made = []
     for number, (ip, tid) in enumerate(itertools.product(ips(first, count), range(PER_IP))):
         held = [crowd_function((number + step) % functions) for step in range(3)] if functions else []
-        status = internal_pb2.ThreadStatus(ip=ip, tid=tid, functions=held, utilization=0.1, running=True)
+        status = internal_pb2.ThreadStatus(
+            ip=ip, tid=tid, functions=held, utilization=0.1, running=True, type=kind
+        )
         made.append(status.SerializeToString())
     return made[:count]
 
@@ -59,7 +62,7 @@ def main() -> None:
     ip, rate = usual
     out = context.socket(zmq.PUSH)
     out.connect(tcp(ip, STATUS))
-    told = itertools.cycle(statuses(first, count, functions))
+    told = itertools.cycle(statuses(first, count, functions, internal_pb2.GPU))
     for status in itertools.islice(told, count):
         out.send(status)
     say_ready()
@@ -67,12 +70,16 @@ def main() -> None:
     while True:
         if control.poll(int(STEP_S * 1000)):
             asked = control.recv().decode().split()
-            if asked:
+            if asked == ["cpu"]:
+                told = itertools.cycle(statuses(first, count, functions, internal_pb2.CPU))
+            elif asked:
                 ip, rate = (asked[0], float(asked[1])) if len(asked) == 2 else usual
                 out.close(0)
                 out = context.socket(zmq.PUSH)
                 out.connect(tcp(ip, STATUS))
             control.send(str(drain.arrived).encode())
+            if asked == ["cpu"]:
+                due += count
         now = time.monotonic()
         due += rate * (now - at)
         at = now

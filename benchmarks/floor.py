@@ -2,8 +2,9 @@
 
     python -m benchmarks.floor IP EXECUTORS_IP
 
-binds on IP the ports of a DAG call and of a one-shot call, and one that answers what it was asked.
-Each loop is alone in its process while it is measured: the others wait in `poll`.
+binds on IP the ports of a DAG call and of a one-shot call, one that answers what it was asked, and one for
+executors' statuses, which are parsed and forgotten. Each loop is alone in its process while it is
+measured: the others wait in `poll`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import sys
 import zmq
 
 from benchmarks import payloads
+from benchmarks.executors import LAYOUT
 from benchmarks.helper import end_with_parent, say_ready
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire.ports import CLASSIC, CONNECT, DAG_CALL, FUNCTION_CALL, tcp
+from ray_sched.wire import internal_pb2
+from ray_sched.wire.ports import CONNECT, DAG_CALL, FUNCTION_CALL, STATUS, tcp
 
 
 class Floor:
@@ -26,27 +29,29 @@ class Floor:
         self._dag_calls = self._bind(ip, DAG_CALL)
         self._calls = self._bind(ip, FUNCTION_CALL)
         self._echo = self._bind(ip, CONNECT)
+        self._statuses = self._bind(ip, STATUS, zmq.PULL)
         pushes = {
             (base, tid): self._connect(tcp(executors_ip, base + tid))
-            for base in (CLASSIC.schedule, CLASSIC.trigger, CLASSIC.call)
+            for base in (LAYOUT.schedule, LAYOUT.trigger, LAYOUT.call)
             for tid in range(payloads.EXECUTORS)
         }
         self._dag_sends = {
             payloads.dag_name(length): [
                 *(
-                    (pushes[CLASSIC.schedule, number % payloads.EXECUTORS], raw)
+                    (pushes[LAYOUT.schedule, number % payloads.EXECUTORS], raw)
                     for number, raw in enumerate(payloads.schedules(length, executors_ip))
                 ),
-                (pushes[CLASSIC.trigger, 0], payloads.trigger()),
+                (pushes[LAYOUT.trigger, 0], payloads.trigger()),
             ]
             for length in payloads.CHAINS
         }
-        self._call_push = pushes[CLASSIC.call, 0]
+        self._call_push = pushes[LAYOUT.call, 0]
         self._forwarded = payloads.forwarded_call()
         self._reply = payloads.response()
 
     def run(self) -> None:
         plays = {self._dag_calls: self.dag_call, self._calls: self.call, self._echo: self.echo}
+        plays[self._statuses] = self.status
         poller = zmq.Poller()
         for socket in plays:
             poller.register(socket, zmq.POLLIN)
@@ -76,8 +81,11 @@ class Floor:
     def echo(self) -> None:
         self._echo.send_multipart(self._echo.recv_multipart(zmq.NOBLOCK))
 
-    def _bind(self, ip: str, port: int) -> zmq.SyncSocket:
-        socket = self._context.socket(zmq.ROUTER)
+    def status(self) -> None:
+        internal_pb2.ThreadStatus.FromString(self._statuses.recv(zmq.NOBLOCK))
+
+    def _bind(self, ip: str, port: int, kind: int = zmq.ROUTER) -> zmq.SyncSocket:
+        socket = self._context.socket(kind)
         socket.bind(tcp(ip, port))
         return socket
 

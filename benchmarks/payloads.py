@@ -7,12 +7,18 @@ import pickle
 import uuid
 from typing import Final
 
+from ray_sched.reference import CloudburstReference
+from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 
 EXECUTORS: Final = 3
 """Played executors, all on one address."""
 
 CHAINS: Final = (1, 3, 10)
+"""How many functions the DAGs of the loads have."""
+
+KEY_STEP: Final = 21
+"""From one reference to the next: the keys of one executor's address are so far from each other."""
 
 
 def function_name(number: int) -> str:
@@ -23,25 +29,34 @@ def dag_name(length: int) -> str:
     return f"bench_chain_{length}"
 
 
+def key(number: int) -> str:
+    """One of the keys that executors have cached."""
+    return f"bench_key_{number}"
+
+
+def chain_of(name: str, functions: list[str]) -> cb.Dag:
+    links = [cb.Dag.Link(source=source, sink=sink) for source, sink in itertools.pairwise(functions)]
+    references = [cb.Dag.FunctionReference(name=function) for function in functions]
+    return cb.Dag(name=name, functions=references, connections=links)
+
+
 def chain(length: int) -> cb.Dag:
-    names = [function_name(number) for number in range(length)]
-    links = [cb.Dag.Link(source=source, sink=sink) for source, sink in itertools.pairwise(names)]
-    return cb.Dag(
-        name=dag_name(length),
-        functions=[cb.Dag.FunctionReference(name=name) for name in names],
-        connections=links,
-    )
+    return chain_of(dag_name(length), [function_name(number) for number in range(length)])
 
 
 def argument() -> cb.Arguments:
     return cb.Arguments(values=[cb.Value(body=pickle.dumps(1))])
 
 
-def dag_call(length: int) -> bytes:
-    """A call with one argument whose result is wanted directly."""
+def dag_call(length: int, references: int = 0) -> bytes:
+    """A call with one argument, or so many references to cached keys, whose result is wanted directly."""
+    arguments = argument()
+    if references:
+        keys = [CloudburstReference(key(KEY_STEP * number)) for number in range(references)]
+        arguments = cb.Arguments(values=map(to_value, keys))
     return cb.DagCall(
         name=dag_name(length),
-        function_args={function_name(0): argument()},
+        function_args={function_name(0): arguments},
         response_address="tcp://127.0.0.1:9000",
     ).SerializeToString()
 

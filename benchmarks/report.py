@@ -18,34 +18,51 @@ import zmq
 from benchmarks.bench import Result, Settings
 
 RESULTS: Final = Path(__file__).parent / "results"
-_LINE: Final = "{:<14}{:>8}{:>11}{:>11}{:>9}{:>10}{:>10}{:>9}{:>10}{:>10}"
+_LINE: Final = "{:<36}{:>8}{:>10}{:>10}{:>8}{:>10}{:>10}{:>8}{:>9}{:>9}  {}"
 
 
 def header() -> str:
     return "\n".join(
         (
-            _LINE.format("", "", "calls/s", "", "", "p50 ms", "", "", "p99 ms", ""),
+            _LINE.format("", "", "calls/s", "", "", "p50 ms", "", "", "p99 ms", "", ""),
             _LINE.format(
-                "load", "clients", "ours", "floor", "share", "ours", "floor", "times", "ours", "floor"
+                "load",
+                "clients",
+                "ours",
+                "base",
+                "share",
+                "ours",
+                "base",
+                "times",
+                "ours",
+                "base",
+                "to reach",
             ),
         )
     )
 
 
 def line(result: Result) -> str:
-    written = _LINE.format(
-        result.row,
-        result.clients,
-        f"{result.calls_per_s['ours']:.0f}",
-        f"{result.calls_per_s['floor']:.0f}",
-        f"{result.throughput_share:.2f}",
-        f"{result.p50_ms['ours']:.3f}",
-        f"{result.p50_ms['floor']:.3f}",
-        f"{result.p50_ratio:.2f}",
-        f"{result.p99_ms['ours']:.3f}",
-        f"{result.p99_ms['floor']:.3f}",
-    )
-    return "\n".join((written, *(f"    void: {problem}" for problem in result.problems)))
+    checks = "; ".join(map(str, result.checks))
+    if result.numbers:
+        ours, base = result.numbers[result.ours], result.numbers[result.base]
+        written = _LINE.format(
+            result.row,
+            result.clients,
+            f"{ours.calls_per_s:.0f}",
+            f"{base.calls_per_s:.0f}",
+            f"{result.share:.2f}",
+            f"{ours.p50_ms:.3f}",
+            f"{base.p50_ms:.3f}",
+            f"{result.p50_times:.2f}",
+            f"{ours.p99_ms:.3f}",
+            f"{base.p99_ms:.3f}",
+            checks,
+        )
+    else:
+        written = f"{result.row}  {checks}"
+    notes = (f"    {note}" for note in result.notes)
+    return "\n".join((written.rstrip(), *notes, *(f"    void: {problem}" for problem in result.problems)))
 
 
 def save(results: Iterable[Result], settings: Settings, facts: Mapping[str, Any]) -> Path:
@@ -57,10 +74,15 @@ def save(results: Iterable[Result], settings: Settings, facts: Mapping[str, Any]
         "versions": _versions(),
         "settings": dataclasses.asdict(settings),
         **facts,
-        "results": [dataclasses.asdict(result) for result in results],
+        "results": [_row(result) for result in results],
     }
     path.write_text(json.dumps(run, indent=2) + "\n")
     return path
+
+
+def _row(result: Result) -> dict[str, Any]:
+    checks = [{**dataclasses.asdict(check), "passed": check.passed} for check in result.checks]
+    return {**dataclasses.asdict(result), "checks": checks}
 
 
 def _machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
@@ -33,12 +34,28 @@ class NoReplyError(RuntimeError):
     """The scheduler did not answer in time."""
 
 
-class Scheduler:
-    """A group without executors on an address of its own, with a Ray cluster of its own."""
+def ask(ip: str, port: int, raw: bytes, timeout_s: float = REQUEST_S) -> bytes:
+    """The reply to one request. Raises NoReplyError."""
+    context: zmq.Context[zmq.SyncSocket] = zmq.Context()
+    socket = context.socket(zmq.REQ)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(tcp(ip, port))
+    try:
+        socket.send(raw)
+        if not socket.poll(int(timeout_s * 1000)):
+            raise NoReplyError(f"no reply from {tcp(ip, port)} within {timeout_s} s")
+        return socket.recv()
+    finally:
+        socket.close()
+        context.term()
 
-    def __init__(self, ip: str, *options: str) -> None:
+
+class Scheduler:
+    """A group on an address of its own, with a Ray cluster of its own, by default without executors."""
+
+    def __init__(self, ip: str, executors: int = 0) -> None:
         self.ip = ip
-        self.command = ["ray-sched", "up", "--host", ip, "--executors", "0", *options]
+        self.command = ["ray-sched", "up", "--host", ip, "--layout", "wide", "--executors", str(executors)]
         self._log = tempfile.NamedTemporaryFile("w+", prefix="ray-sched-bench-", suffix=".log")  # noqa: SIM115
         program = Path(sys.executable).parent / self.command[0]
         began = time.monotonic()
@@ -67,26 +84,36 @@ class Scheduler:
 
     def request(self, port: int, raw: bytes, timeout_s: float = REQUEST_S) -> bytes:
         """The reply to one request. Raises NoReplyError."""
-        context: zmq.Context[zmq.SyncSocket] = zmq.Context()
-        socket = context.socket(zmq.REQ)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(tcp(self.ip, port))
         try:
-            socket.send(raw)
-            if not socket.poll(int(timeout_s * 1000)):
-                raise NoReplyError(f"no reply from {tcp(self.ip, port)} within {timeout_s} s; {self.log()}")
-            return socket.recv()
-        finally:
-            socket.close()
-            context.term()
+            return ask(self.ip, port, raw, timeout_s)
+        except NoReplyError as error:
+            raise NoReplyError(f"{error}; {self.log()}") from None
+
+    def known(self) -> tuple[int, int, int]:
+        """How many executors, DAGs and cached keys its Policy and Scheduler know of."""
+        told = self.status()
+        return len(told["executors"]), len(told["dags"]), told["actors"]["policy"].get("cached_keys", 0)
+
+    def status(self) -> dict[str, Any]:
+        """What `ray-sched status --json` says."""
+        program = Path(sys.executable).parent / "ray-sched"
+        command = [str(program), "status", "--host", self.ip, "--json"]
+        environment = {**os.environ, **ENVIRONMENT}
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, timeout=STOP_S
+        )
+        if done.returncode:
+            raise NoReplyError(f"no status of {self.ip}: {done.stderr[-500:]}; {self.log()}")
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
 
     def fill(self) -> None:
         """Register the functions and create the DAGs of the loads; the executors have to be there."""
         for number in range(max(payloads.CHAINS)):
             function = cb.Function(name=payloads.function_name(number), body=b"never run")
-            self._must_succeed(FUNCTION_CREATE, function.SerializeToString())
+            self.must_succeed(FUNCTION_CREATE, function.SerializeToString())
         for length in payloads.CHAINS:
-            self._must_succeed(DAG_CREATE, payloads.chain(length).SerializeToString())
+            self.must_succeed(DAG_CREATE, payloads.chain(length).SerializeToString())
 
     def log(self) -> str:
         self._log.flush()
@@ -116,7 +143,7 @@ class Scheduler:
                 if time.monotonic() > deadline:
                     raise
 
-    def _must_succeed(self, port: int, raw: bytes) -> None:
+    def must_succeed(self, port: int, raw: bytes) -> None:
         deadline = time.monotonic() + REQUEST_S
         while True:
             reply = cb.GenericResponse.FromString(self.request(port, raw))

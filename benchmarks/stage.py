@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks import payloads
 from benchmarks.crowd import crowd_function, ips
 from benchmarks.helper import Helper
-from benchmarks.scheduler import NoReplyError, Scheduler
+from benchmarks.scheduler import NoReplyError, Scheduler, ask
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import shared_pb2
@@ -69,7 +69,7 @@ def start_large(running: ExitStack) -> Scheduler:
 
 
 class Creating:
-    """A DAG of ten functions that is created, over and over, while something is measured."""
+    """A DAG of ten functions is created while something is measured, and its executors take their time."""
 
     def __init__(self, ip: str, delay: Callable[[int], object]) -> None:
         self._ip = ip
@@ -85,8 +85,8 @@ class Creating:
         self._thread.start()
 
     def _create(self, dag: cb.Dag) -> None:
-        Scheduler.ask(self._ip, DAG_CREATE, dag.SerializeToString())
-        Scheduler.ask(self._ip, DAG_DELETE, dag.name.encode())
+        ask(self._ip, DAG_CREATE, dag.SerializeToString())
+        ask(self._ip, DAG_DELETE, dag.name.encode())
 
     def end(self) -> None:
         assert self._thread is not None

@@ -6,7 +6,7 @@ import itertools
 import pickle
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_sched.config import PolicyConfig
@@ -42,6 +42,7 @@ def dispatcher() -> Dispatcher:
     return Dispatcher(table, {"dag": plan_of(CHAIN)}, load_policy(config), random.Random(1), Arrivals())
 
 
+@settings(deadline=None)
 @given(
     arguments=st.dictionaries(st.sampled_from([*FUNCTIONS, "not of this DAG"]), ARGUMENTS),
     texts=st.tuples(TEXT, TEXT, TEXT),
@@ -87,6 +88,7 @@ def test_a_schedule(
         assert schedule.HasField("continuation")
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         cb.FunctionCall,
@@ -109,12 +111,14 @@ def test_a_one_shot_call(call: cb.FunctionCall) -> None:
     assert dispatched.response_id == (call.response_key or dispatched.response_id) != ""
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_the_reply_to_a_call(response_id: str) -> None:
     reply = cb.GenericResponse(success=True, response_id=response_id)
     assert accepted(response_id) == reply.SerializeToString()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 15), st.integers(0, 40_000))
 def test_a_field(field: int, length: int) -> None:
     """Against the encoding's own rules: seven bits a byte, the lowest first, and a bit for "more follows"."""
