@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 from ray_sched.actors.front import Outbox
-from ray_sched.core.executors import Address
+from ray_sched.core.dispatch import SCHEDULE, TRIGGER
+from ray_sched.core.executors import Address, Executor
 from ray_sched.wire import ports
 from ray_sched.wire.ports import CLASSIC, tcp
 from ray_sched.wire.sockets import batching_context
@@ -63,6 +64,17 @@ def test_each_executor_gets_its_messages_in_order(setting: Setting) -> None:
         assert [int(socket.recv()) for _ in range(50)] == list(range(tid, 100, 2))
     assert sockets[0].recv() == b"last"
     assert not setting.dropped
+
+
+def test_what_calls_send_goes_in_order(setting: Setting) -> None:
+    executor = Executor(HOST, 2)
+    schedules, triggers = setting.executor("schedule", 2), setting.executor("trigger", 2)
+    for number in range(50):
+        body = b"%d" % number
+        setting.out.put_calls([(executor, TRIGGER, body), (executor, SCHEDULE, body)])
+    setting.out.flush()
+    for socket in (schedules, triggers):
+        assert [int(socket.recv()) for _ in range(50)] == list(range(50))
 
 
 def test_nothing_goes_before_the_flush_and_nothing_goes_twice(setting: Setting) -> None:
