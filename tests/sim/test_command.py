@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
             env={**os.environ, "PYTHONHASHSEED": number},
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=110,
         )
         written.append(file.read_bytes())
     assert written[0] == written[1]
