@@ -197,6 +197,23 @@ def test_a_call_of_the_storage_tier_goes_where_the_data_is() -> None:
         assert s.dispatcher.call(elsewhere, NOW).sends
 
 
+def test_locations_steer_the_storage_tiers_calls_alone() -> None:
+    s = Setting(local=True)
+    s.executor(0, ip="10.0.0.1")
+    s.executor(0, ip="10.0.0.2")
+    call = cb.FunctionCall(name="f", locations=["10.0.0.2"])
+    assert {s.dispatcher.call(call, NOW).sends[0][0].ip for _ in range(20)} == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_one_shot_calls_overload_an_executor_too() -> None:
+    s = Setting(local=True, max_recent_calls=3)
+    s.executor(0)
+    for _ in range(4):
+        s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
+    with pytest.raises(NoResourcesError):
+        s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
+
+
 def test_overloaded_executors_mean_no_resources() -> None:
     s = Setting(dag("d", ["f"], []), max_recent_calls=3)
     s.executor(0, "f")

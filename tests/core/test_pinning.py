@@ -247,6 +247,18 @@ def test_creating_again_right_after_deletion_waits_for_the_executor() -> None:
     assert sent(c.status(A)).address == A
 
 
+def test_a_function_is_not_pinned_again_where_its_unpin_could_overtake_the_pin() -> None:
+    c = Cluster(A, local=True, capacity=0)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, "f")
+    assert SendUnpin(A, "f") in c.pinning.release("dag", c.now)
+    assert not [effect for effect in c.create("dag", "f") if isinstance(effect, SendPin)]
+    assert sent(c.create("other", "g")).address == A
+    c.answer(True)
+    assert sent(c.status(A, "g")) == SendPin(A, "f", False)
+
+
 def test_an_executor_that_never_reports_after_an_unpin_is_taken_for_free() -> None:
     c = Cluster(A)
     c.create("dag", "f")
