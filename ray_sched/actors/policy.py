@@ -320,7 +320,8 @@ class PolicyActor:
             now = time.monotonic()
             self._died[address] = now
             if address in self._table.executors:
-                self._table.remove(address, seq_at(now))
+                forget = self._table.died if returns else self._table.remove
+                forget(address, seq_at(now))
                 self._carry_out(self._pinning.on_gone(address, now, returns=returns))
                 self._publish(now)
 

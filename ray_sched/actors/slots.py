@@ -33,7 +33,7 @@ EXECUTOR_CLASS: Final = "ray_sched.actors.executor:ExecutorActor"
 WATCH_S: Final = 5.0
 """How long a call stays parked: one that never returned would hold up its actor's end."""
 AGAIN_S: Final = 0.2
-"""After which an executor that is being started anew is asked again."""
+"""After which an executor that is being started anew is asked again, at first."""
 START_TIMEOUT_S: Final = 60.0
 DEMAND_LOOK_S: Final = 0.5
 
@@ -66,6 +66,8 @@ class _Watched:
     holder: Holder
     pid: int = 0
     """Of its process, once it has told; 0 while it has none."""
+    pause_s: float = AGAIN_S / 2
+    """How long it was left alone before it was asked again, when it was being started anew."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,11 @@ class SlotKeeper:
         for address in [address for address in self._watched if address not in named]:
             self._forget(address)
         for address, group in named.items():
-            if address not in self._watched:
+            watched = self._watched.get(address)
+            if watched is None:
                 self._watch(address, group)
+            elif watched.holder.own and watched.holder.node and watched.holder.node not in self._nodes:
+                self._give_up(address)  # it belongs to a node that is gone: Ray must not wait for that
         nodes = [
             resources.offered(node, self._config)
             for node_id, node in self._nodes.items()
@@ -188,7 +193,7 @@ class SlotKeeper:
             log.info("executor=%s:%d is there already: %s", ip, tid, error)
 
     def _give_up(self, address: Address) -> None:
-        log.warning("executor=%s:%d did not come up: it is given up", *address)
+        log.warning("executor=%s:%d is given up: it did not come up, or its node is gone", *address)
         try:
             ray.kill(names.find(self._config.group_name, names.executor_role(*address)), no_restart=True)
         except RaySchedError:
@@ -229,6 +234,7 @@ class SlotKeeper:
             watched.holder = Holder(presence.node, presence.gpu, watched.holder.own, presence.idle_s)
             if presence.pid != watched.pid:
                 watched.pid = presence.pid
+                watched.pause_s = AGAIN_S / 2
                 if presence.node not in self._nodes:
                     self._nodes = {node["NodeID"]: node for node in resources.living_nodes()}
                 self._listener.came(address, presence, self._nodes.get(presence.node, {}))
@@ -240,7 +246,10 @@ class SlotKeeper:
                 log.info("executor=%s:%d has died: %s", *address, type(error).__name__)
                 watched.pid = 0
                 self._listener.died(address)
-            timer = threading.Timer(AGAIN_S, lambda: self._calls.put(lambda: self._park(address, 0.0)))
+            watched.pause_s = min(2 * watched.pause_s, WATCH_S)
+            timer = threading.Timer(
+                watched.pause_s, lambda: self._calls.put(lambda: self._park(address, 0.0))
+            )
             timer.daemon = True
             timer.start()
 

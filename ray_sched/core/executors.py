@@ -242,6 +242,18 @@ class ExecutorTable:
             self._release(executor, function)
             self.dirty[address] = None
 
+    def died(self, address: Address, seq: int = 0) -> None:
+        """Its process has ended and another one follows: it holds nothing, and takes nothing until that
+        one reports. What is on its way to it stays there."""
+        executor = self.executors.get(address)
+        if executor is None:
+            return
+        for function in list(executor.functions):
+            self._release(executor, function)
+        self._set_free(executor, False)
+        executor.seq = max(seq, executor.seq)
+        self.dirty[address] = None
+
     def assume_free(self, address: Address) -> None:
         """An executor that was told to unpin everything never reported: take it for free again."""
         executor = self.executors.get(address)

@@ -121,7 +121,11 @@ class Slots:
         kinds = [holder.gpu for holder in holders.values() if holder.node == node.id]
         kinds += [started.gpu for started in self._started.values() if started.node == node.id]
         away = sum(left == node.id and address not in holders for address, left in self._left.items())
-        room = max(0, node.slots - len(kinds) - away)
+        # Those that have not said yet where they are may be here.
+        unknown = sum(
+            not h.node and a[0] == node.address for a, h in holders.items() if a not in self._started
+        )
+        room = max(0, node.slots - len(kinds) - away - unknown)
         with_gpu = min(room, max(0, node.gpu_slots - kinds.count(True)))
         return {False: room - with_gpu, True: with_gpu}
 

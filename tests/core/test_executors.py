@@ -390,3 +390,15 @@ def test_an_older_record_does_not_bring_back_who_was_seen_to_leave() -> None:
     assert new is not None
     copy.apply(new)
     assert A in copy.executors
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_one_that_is_being_started_anew_holds_and_takes_nothing_until_it_reports(local: bool) -> None:
+    t = table(local=local)
+    t.on_status(status(A, "f"), 0.0, 1)
+    t.died(A, 2)
+    t.validate()
+    assert holders(t, "f") == free(t) == set()
+    assert not t.has_left(A), "what is on its way to it is for its next process"
+    assert t.on_status(status(A), 1.0, 3)
+    assert free(t) == {A}

@@ -40,6 +40,11 @@ def test_who_is_on_the_way_or_there_is_not_started_again() -> None:
     assert s.look([TWO], {("10.0.0.2", 0): Holder("two")}, 3.0) == []
 
 
+def test_executors_of_before_that_have_not_said_yet_where_they_are_count() -> None:
+    there = {("10.0.0.1", 0): Holder(""), ("10.0.0.1", 1): Holder("")}
+    assert slots().look([ONE], there, 0.0) == []
+
+
 def test_one_that_died_for_good_is_started_again() -> None:
     s = slots()
     s.look([TWO], {}, 0.0)
