@@ -26,10 +26,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_sched.core.attempts import Attempt, Transaction
-from ray_sched.core.executors import MAX_TICK_GAP_S, Address, Executor, ExecutorTable
+from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
+from ray_sched.core.placing import Placing
 from ray_sched.core.policies import Rng
-from ray_sched.core.reservations import Ledger
 
 QUARANTINE_S = 60.0
 """How long an anonymous answer that never came is still expected."""
@@ -51,7 +51,7 @@ STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
 
-class Pinning:
+class Pinning(Placing):
     """The state machine. The table is read for candidates and told of what was pinned."""
 
     def __init__(
@@ -64,25 +64,15 @@ class Pinning:
         pin_timeout_s: float,
         settle_s: float,
     ) -> None:
-        self._table = table
-        self._rng = rng
-        self._capacity = functions_per_executor
+        super().__init__(table, rng, functions_per_executor)
         self._local = local
         self._pin_timeout_s = pin_timeout_s
         self._settle_s = settle_s
         self._next_id = 1
-        self._transactions: dict[int, Transaction] = {}
         self._waiting: list[Attempt] = []
-        self._sent: list[Attempt] = []
         self._named: set[Address] = set()
         self._unanswered: list[tuple[Address, float]] = []
         """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
-        self._leaving: dict[Address, dict[str, float]] = {}
-        """Functions that executors were told to unpin, until a status says that they did."""
-        self._returning: dict[Address, float] = {}
-        """Executors that are being started anew, and how long that may take."""
-        self.pins: dict[str, list[Pin]] = {}
-        """The pins that hold, by DAG."""
         self._wanted: dict[str, list[PinRequest]] = {}
         """What each created DAG needs, with repetitions for replicas."""
         self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
@@ -93,7 +83,6 @@ class Pinning:
         """What executors were told to unpin (or never answered about): when last, and how often again."""
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
-        self.ledger = Ledger()
         self.late_answers = 0
         self._last_tick: float | None = None
 
@@ -103,6 +92,10 @@ class Pinning:
         """Start to pin a DAG's functions; its end is a `Finished` with the number that is returned."""
         self._note_change(dag, now)
         transaction = self._begin(dag, requests, repair=False)
+        for attempt in transaction.attempts:
+            if not self._may_fit(transaction, attempt.request.gpu):
+                effects = self._fail(transaction, self._no_room(attempt), now, short=True)
+                return transaction.id, effects + self._advance(now)
         return transaction.id, self._advance(now)
 
     def cancel(self, transaction: int, reason: str, now: float) -> list[Effect]:
@@ -534,102 +527,3 @@ class Pinning:
         for function in left:
             effects += self._unpin(address, function, now)
         return effects
-
-    # --- whom to ask ---
-
-    def _choose(self, attempt: Attempt) -> Executor | None:
-        candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
-        if not candidates:
-            return None
-        if attempt.request.colocated:
-            candidates = self._colocated(attempt, candidates)
-        # In local mode an executor holds several functions: spread them, so that they run side by side.
-        loads = [len(self._functions_at(executor)) for executor in candidates]
-        least = min(loads)
-        best = [executor for executor, load in zip(candidates, loads, strict=True) if load == least]
-        return best[int(self._rng.random() * len(best))]
-
-    def _may_ask(self, attempt: Attempt, executor: Executor) -> bool:
-        if executor.address in attempt.tried or executor.suspected:
-            return False
-        if self._is_leaving(executor.address, attempt.request.function):
-            return False
-        functions = self._functions_at(executor)
-        if attempt.request.function in functions:
-            # Ours a second time is no second replica; another DAG's is shared.
-            return not self._holds(attempt.dag, attempt.request.function, executor.address) and not any(
-                other.address == executor.address and other.request.function == attempt.request.function
-                for other in self._sent
-            )
-        return not self._capacity or len(functions) < self._capacity
-
-    def _is_leaving(self, address: Address, function: str) -> bool:
-        """Whether an unpin is on its way that a new pin could overtake."""
-        leaving = self._leaving.get(address)
-        return leaving is not None and (bool(self._capacity) or function in leaving)
-
-    def _functions_at(self, executor: Executor) -> set[str]:
-        """What it holds, and what it was asked to hold."""
-        asked = {a.request.function for a in self._sent if a.address == executor.address}
-        return executor.functions | asked
-
-    def _holds(self, dag: str, function: str, address: Address) -> bool:
-        held = list(self.pins.get(dag, []))
-        held += [
-            a.pin
-            for t in self._transactions.values()
-            if t.dag == dag
-            for a in t.attempts
-            if a.pin is not None
-        ]
-        return any((pin.function, pin.address) == (function, address) for pin in held)
-
-    def _colocated(self, attempt: Attempt, candidates: list[Executor]) -> list[Executor]:
-        """Those on the node of the DAG's other colocated functions, else on the node with most room."""
-        transaction = self._transactions[attempt.transaction]
-        ips = {
-            address[0]
-            for other in transaction.attempts
-            if other.request.colocated
-            for address in [other.pin.address if other.pin is not None else other.address]
-            if address is not None
-        }
-        near = [executor for executor in candidates if executor.ip in ips]
-        if near:
-            return near
-        return self._roomiest(candidates, needed=sum(a.request.colocated for a in transaction.attempts))
-
-    def _roomiest(self, candidates: list[Executor], needed: int) -> list[Executor]:
-        """Those on the best node for so many functions: an empty one that has room for all of them,
-        else any that has, else the one with most room."""
-        room: dict[str, int] = {}
-        for executor in candidates:
-            room[executor.ip] = room.get(executor.ip, 0) + 1
-        used = {executor.ip for executor in self._table.executors.values() if self._functions_at(executor)}
-
-        def rank(ip: str) -> tuple[bool, bool, int]:
-            # In local mode each executor has room for any number.
-            fits = room[ip] >= needed or not self._capacity
-            return fits, fits and ip not in used, room[ip]
-
-        best = max(rank(ip) for ip in room)
-        return [executor for executor in candidates if rank(executor.ip) == best]
-
-    def _could_come_free(self, attempt: Attempt) -> bool:
-        """Whether an executor that is busy leaving, or being asked, may still take the function."""
-        function = attempt.request.function
-        if any(a not in attempt.tried and self._is_leaving(a, function) for a in self._leaving):
-            return True
-        if any(address not in attempt.tried for address in self._returning):
-            return True
-        return any(
-            other.abandoned and other.address is not None and other.address not in attempt.tried
-            for other in self._sent
-        )
-
-    def _no_room(self, attempt: Attempt) -> str:
-        kind = "GPU executor" if attempt.request.gpu else "executor"
-        if attempt.tried:
-            asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
-            return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
-        return f"no free {kind} for {attempt.request.function!r}: add executors, or delete a DAG"

@@ -8,6 +8,7 @@ that its node did not offer, have nothing that Ray could count.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ray_sched.core.executors import Address
@@ -18,12 +19,19 @@ class Ledger:
     def __init__(self) -> None:
         self.pins: dict[Pin, None] = {}
         """The reservations that there should be."""
+        self._number: Counter[Address] = Counter()
+        """How many of them each executor has."""
         self._covered: dict[Address, bool] = {}
         """The executors whose pins are reserved, and whether they have a GPU."""
         self._demanding: set[str] = set()
 
     def covers(self, address: Address) -> bool:
         return address in self._covered
+
+    def room(self, address: Address, capacity: int) -> int:
+        """How many further pins Ray has room for on the executor. It counts each DAG's pin of a function
+        that two of them share."""
+        return max(0, capacity - self._number[address])
 
     def cover(self, address: Address, gpu: bool, held: Iterable[Pin]) -> list[Effect]:
         """An executor holds a slot of its node; the pins that it has already are made good."""
@@ -40,6 +48,7 @@ class Ledger:
         if pin.address not in self._covered or pin in self.pins:
             return []
         self.pins[pin] = None
+        self._number[pin.address] += 1
         return [Reserve(pin, self._covered[pin.address])]
 
     def drop(self, pin: Pin) -> list[Effect]:
@@ -47,6 +56,7 @@ class Ledger:
         if pin not in self.pins:
             return []
         del self.pins[pin]
+        self._number[pin.address] -= 1
         return [Unreserve(pin)]
 
     def demand(self, dag: str, short: Sequence[PinRequest]) -> list[Effect]:

@@ -633,3 +633,21 @@ def test_but_not_for_ever() -> None:
     c.pinning.on_gone(A, c.now, returns=True)
     c.create("dag", "f")
     assert "no free executor" in finished(c.later(6.0)).reason
+
+
+def test_where_ray_counts_them_two_dags_pins_of_one_function_are_two() -> None:
+    c = Cluster(A, B, local=True, capacity=1)
+    for address in (A, B):
+        c.pinning.on_covered(address, gpu=False)
+    first = reserve(c.create("one", "f"))
+    finished(c.answer(True, sent(c.pinning.on_reserved(first, True, c.now))))
+    assert reserve(c.create("two", "f")).address != first.address
+    assert "no free executor" in finished(c.create("three", "f")).reason
+
+
+def test_what_cannot_fit_asks_nobody() -> None:
+    c = Cluster(A)
+    c.pinning.on_covered(A, gpu=False)
+    effects = c.create("dag", "f", "g")
+    assert [type(effect) for effect in effects] == [Demand, Finished]
+    assert reserve(c.create("small", "f"))
