@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -21,6 +22,7 @@ from ray_sched.errors import (
     FunctionNotFoundError,
     InvalidDagError,
     KeyMissingError,
+    NoResourcesError,
     NotRunningError,
     RefusedError,
     TimedOutError,
@@ -46,6 +48,8 @@ from ray_sched.wire.codec import ERRORS, WANTS_REASON, parse, parse_text
 
 __all__ = ["Client", "Continuation", "DagFunction", "Future", "RemoteFunction", "build_dag", "connect"]
 
+AGAIN_S: Final = 0.5
+"""After which a DAG that found no room is tried again."""
 _ADVICE: Final[dict[int, str]] = {
     cb.FUNC_NOT_FOUND: "a function that it needs is not registered: register that first",
     cb.NOT_PINNED: "the executor does not hold the function (any more): try again",
@@ -171,11 +175,13 @@ class Client:
         *,
         colocated: Iterable[str] = (),
         timeout_s: float = 60.0,
+        wait_s: float = 0.0,
     ) -> None:
         """Create a DAG of registered functions, and pin them on executors.
 
         `connections` are pairs (source, sink) of function names; `colocated` functions are placed on
-        one node as far as there is room.
+        one node as far as there is room. A DAG that finds no room is tried again for `wait_s` seconds, in
+        which an autoscaler may add nodes for it.
 
         Raises:
             DagExistsError: a DAG of that name exists.
@@ -183,10 +189,16 @@ class Client:
             InvalidDagError: the functions and connections make no DAG.
             NoResourcesError: not every function found an executor.
         """
-        dag = build_dag(name, functions, connections, colocated)
-        self._request(
-            ports.DAG_CREATE, dag.SerializeToString(), f"register DAG {name!r}", timeout_s, InvalidDagError
-        )
+        raw = build_dag(name, functions, connections, colocated).SerializeToString()
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                self._request(ports.DAG_CREATE, raw, f"register DAG {name!r}", timeout_s, InvalidDagError)
+                return
+            except NoResourcesError:
+                if time.monotonic() + AGAIN_S > until:
+                    raise
+            time.sleep(AGAIN_S)
 
     def call_dag(
         self,

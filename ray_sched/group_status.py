@@ -17,7 +17,7 @@ _SIZES: Final = {"actors": "actor", "executors": "executor", "dags": "DAG", "fun
 def read(config: Config) -> dict[str, Any]:
     """What runs on the configured host.
 
-    Its keys are `group`, `actors`, `executors`, `dags`, `functions` and `counts`.
+    Its keys are `group`, `actors`, `executors`, `dags`, `functions`, `reservations`, `demand` and `counts`.
 
     Raises:
         NotRunningError: nothing does, or it is still being started.
@@ -49,6 +49,8 @@ def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "executors": policy.get("executors", []),
         "dags": [{"name": name, **dag} for name, dag in scheduler.get("dags", {}).items()],
         "functions": scheduler.get("functions", []),
+        "reservations": policy.get("reservations", {}),
+        "demand": policy.get("demand", {}),
     }
     sizes = {name: len(told[name]) for name in _SIZES}
     told["counts"] = {**sizes, **answers.get("ingress", {}).get("counts", {})}
@@ -62,6 +64,15 @@ def as_tables(told: dict[str, Any]) -> str:
         [f"{e['ip']}:{e['tid']}", e["type"], ", ".join(e["functions"]) or "-", f"{e['utilization']:.0%}"]
         for e in told["executors"]
     ]
+    reserved = [
+        [name, state]
+        for state, key in (("reserved", "held"), ("missing", "missing"))
+        for name in told["reservations"].get(key, [])
+    ]
+    demand = [
+        [dag, ", ".join(f"{amount} {kind}" for kind, amount in number.items())]
+        for dag, number in told["demand"].items()
+    ]
     counts = {name: number for name, number in told["counts"].items() if name not in _SIZES}
     sizes = ", ".join(_amount(told["counts"][name], singular) for name, singular in _SIZES.items())
     counted = ", ".join(f"{name} {number}" for name, number in counts.items())
@@ -72,6 +83,8 @@ def as_tables(told: dict[str, Any]) -> str:
             _table(["EXECUTOR", "TYPE", "PINNED", "BUSY"], executors),
             _table(["DAG", "FUNCTIONS"], [[d["name"], ", ".join(d["functions"])] for d in told["dags"]]),
             _table(["FUNCTION"], [[name] for name in told["functions"]]),
+            _table(["RESERVATION", "STATE"], reserved),
+            *([_table(["DAG WITHOUT ROOM", "DEMANDS"], demand)] if demand else []),
         ]
     )
 

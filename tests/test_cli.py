@@ -268,7 +268,10 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
         assert no_dag.returncode == 1 and len(no_dag.stderr.splitlines()) == 1
 
         told = json.loads(run("status", "--json", "--host", host).stdout)
-        assert set(told) == {"group", "actors", "executors", "dags", "functions", "counts"}
+        assert set(told) == {
+            *("group", "actors", "executors", "dags", "functions"),
+            *("reservations", "demand", "counts"),
+        }
         assert set(told["actors"]) == set(parts) - {"ray"}
         assert sorted(name for executor in told["executors"] for name in executor["functions"]) == [
             "double",
@@ -277,8 +280,11 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
         assert told["functions"] == ["double", "pair"]
         assert [dag["name"] for dag in told["dags"]] == ["doubled"]
         assert told["counts"]["executors"] == 2
+        reserved = f"pin/doubled/double/{host}:"
+        assert [name for name in told["reservations"]["held"] if name.startswith(reserved)]
+        assert told["reservations"]["missing"] == [] and told["demand"] == {}
         table = run("status", "--host", host).stdout
-        assert all(word in table for word in (f"executor-{host}-1", f"{host}:0", "doubled", "pair, double"))
+        assert all(word in table for word in (f"executor-{host}-1", f"{host}:0", reserved, "pair, double"))
     finally:
         down = run("down", "--host", host)
     assert down.returncode == 0, down.stderr

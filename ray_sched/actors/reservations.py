@@ -117,6 +117,8 @@ class Reservations:
     def __init__(self, group: str, answer: Answer, *, timeout_s: float, check_s: float) -> None:
         self.differences = 0
         """How often Ray's list was not what it should be."""
+        self.checks = 0
+        """How often it was looked at."""
         self._group = group
         self._answer = answer
         self._timeout_s = timeout_s
@@ -175,7 +177,8 @@ class Reservations:
         with self._lock:
             held = sorted(self._wanted.keys() & self._held.keys())
             missing = sorted(self._wanted.keys() - self._held.keys())
-            return {"held": held, "missing": missing, "differences": self.differences}
+            counts = {"checks": self.checks, "differences": self.differences}
+            return {"held": held, "missing": missing, **counts}
 
     def stop(self, timeout_s: float) -> None:
         """Give all of them back."""
@@ -296,6 +299,7 @@ class Reservations:
             remove_by_name(name)
         with self._lock:
             self.differences += len(wrong) + len(orphans)
+            self.checks += 1
 
     def _others_claim(self) -> set[str]:
         """What other groups of the cluster reserve; everything while one of them does not say."""

@@ -38,6 +38,7 @@ from ray_sched.errors import (
     BadMessageError,
     NoResourcesError,
     RaySchedError,
+    TimedOutError,
 )
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import MultiCausal
@@ -49,6 +50,8 @@ from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
+AGAIN_S: Final = 0.5
+"""After which a DAG that found no room is tried again, where its creator waits."""
 
 
 class SchedulerActor:
@@ -289,9 +292,14 @@ class SchedulerActor:
         timeout_s = self._config.scheduler.request_timeout_s
         # The Policy ends it in time itself; the margin is for the call.
         deadline = time.monotonic() + timeout_s * 0.8
-        pinned: Pinned = self._policy.get(
-            "pin_dag", dag.name, pin_requests(dag, replicas), deadline, timeout_s=timeout_s
-        )
+        try:
+            pinned: Pinned = self._policy.get(
+                "pin_dag", dag.name, pin_requests(dag, replicas), deadline, timeout_s=timeout_s
+            )
+        except TimedOutError:
+            raise
+        except RaySchedError as error:  # it is being started anew
+            raise NoResourcesError(f"DAG {dag.name!r} was not created, try again: {error}") from error
         if pinned.reason:
             raise NoResourcesError(f"DAG {dag.name!r} was not created: {pinned.reason}")
         return pinned
@@ -522,14 +530,24 @@ class SchedulerActor:
         connections: Sequence[tuple[str, str]] = (),
         colocated: Sequence[str] = (),
         num_replicas: int = 0,
+        timeout_s: float = 0.0,
     ) -> str:
         """Create a DAG, pinned `num_replicas` times (0: as configured); returns the name.
+
+        One that finds no room is tried again for `timeout_s` seconds, in which an autoscaler may add nodes.
 
         Raises DagExistsError, InvalidDagError, FunctionNotFoundError, NoResourcesError, KvsError,
         TimedOutError.
         """
-        self.create_dag(build_dag(name, functions, connections, colocated), num_replicas)
-        return name
+        dag = build_dag(name, functions, connections, colocated)
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.create_dag(dag, num_replicas)
+                return name
+            except NoResourcesError:
+                if time.monotonic() + AGAIN_S > until or self._stopping.wait(AGAIN_S):
+                    raise
 
     @ray.method(concurrency_group="api")
     def call(self, name: str, *args: Any, timeout_s: float | None = None) -> RemoteValue:
