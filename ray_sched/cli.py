@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -41,6 +42,12 @@ _CONNECT_S: Final = 5.0
 _host = click.option("--host", metavar="HOST", help="Address of the group.  [default: 127.0.0.1]")
 _address = click.option(
     "--address", metavar="HOST:PORT", help="The Ray cluster, where it is not the group's own."
+)
+_keys = click.option(
+    "--keys",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="This client's keys, where the group admits their holders alone.",
 )
 _timeout = click.option(
     "--timeout-s", type=click.FloatRange(min=0.01), default=30.0, show_default=True, help="For the result."
@@ -104,7 +111,14 @@ def up(file: str | None, detach: bool, **flags: Any) -> None:
     """
     from ray_sched import starting
 
-    sys.exit(starting.start(_load(file, **flags), _Screen(detach).show, detach))
+    config = _load(file, **flags)
+    if not (config.security.curve or config.host.startswith("127.")):
+        click.echo(
+            f"ray-sched: warning: whoever reaches {config.host} can run code here: set security.curve, or let "
+            "a firewall close its ports (docs/security.md)",
+            err=True,
+        )
+    sys.exit(starting.start(config, _Screen(detach).show, detach))
 
 
 class _Screen:
@@ -181,20 +195,50 @@ def status(host: str | None, address: str | None, as_json: bool) -> None:
     click.echo(json.dumps(told, default=str) if as_json else group_status.as_tables(told))
 
 
+@main.group()
+def keys() -> None:
+    """Keys that admit clients, where security.curve is used."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option(
+    "--dir",
+    "folder",
+    metavar="FOLDER",
+    default="keys",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The group's folder of keys.",
+)
+@_plain_errors
+def keys_new(name: str, folder: Path) -> None:
+    """Make the keys of a client, and the group's own where the folder has none yet."""
+    from ray_sched import keys as making
+
+    handed = making.new(name, folder)
+    click.echo(
+        f"""{name} is admitted by a group that has security.curve: {folder.absolute()}
+Move {handed} to where {name} is, and connect with keys={handed.name!r} (or --keys {handed.name}).
+To refuse {name} from then on, remove {folder / "clients" / f"{name}.key"}."""
+    )
+
+
 @main.command()
 @click.argument("name")
 @click.argument("args", nargs=-1)
 @_host
+@_keys
 @_timeout
 @_plain_errors
-def call(name: str, args: Sequence[str], host: str | None, timeout_s: float) -> None:
+def call(name: str, args: Sequence[str], host: str | None, keys: Path | None, timeout_s: float) -> None:
     """Call a registered function, and print its result.
 
     ARGS are Python literals (41, 'text', [1, 2]); what is none is text. A negative number goes after `--`.
     """
     import ray_sched
 
-    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S)) as client:
+    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S), keys=keys) as client:
         _print_result(client.function(name)(*map(_value, args)).get(timeout_s=timeout_s))
 
 
@@ -212,9 +256,12 @@ def dag() -> None:
     "--direct", is_flag=True, help="Have the result sent here, instead of through the key-value store."
 )
 @_host
+@_keys
 @_timeout
 @_plain_errors
-def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, timeout_s: float) -> None:
+def dag_call(
+    name: str, args: Sequence[str], direct: bool, host: str | None, keys: Path | None, timeout_s: float
+) -> None:
     """Call a DAG, and print its result.
 
     --arg may be given several times, also for one function. VALUE is a Python literal; what is none is text.
@@ -227,7 +274,7 @@ def dag_call(name: str, args: Sequence[str], direct: bool, host: str | None, tim
         if not equals or not function:
             _fail(f"--arg: {pair!r} is not allowed; it must be FUNCTION=VALUE", 2)
         arguments.setdefault(function, []).append(_value(text))
-    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S)) as client:
+    with ray_sched.connect(_load(host=host).host, timeout_s=min(timeout_s, _CONNECT_S), keys=keys) as client:
         _print_result(client.call_dag(name, arguments, direct_response=direct).get(timeout_s=timeout_s))
 
 

@@ -11,6 +11,7 @@ raises an error of `ray_sched.errors`. Results are unpickled here: connect to sc
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ from ray_sched.values import dumps
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
 from ray_sched.wire.codec import ERRORS, WANTS_REASON, parse, parse_text
+from ray_sched.wire.curve import Keys
 
 __all__ = ["Client", "Continuation", "DagFunction", "Future", "RemoteFunction", "build_dag", "connect"]
 
@@ -70,20 +72,23 @@ def connect(
     timeout_s: float = 5.0,
     local_ip: str | None = None,
     kvs_routing_ports: int = 1,
+    keys: str | os.PathLike[str] | None = None,
 ) -> Client:
     """A client of the scheduler at `host`.
 
     `timeout_s` is how long each request may take. Results and values come to `local_ip`, an address of
     this machine that executors and the key-value store can reach; the default is the one from which
-    `host` is reached. `kvs_routing_ports` is 4 for an Anna in cluster mode.
+    `host` is reached. `kvs_routing_ports` is 4 for an Anna in cluster mode. `keys` is the folder of this
+    client's keys, for a scheduler that admits their holders alone (`ray-sched keys new`).
 
     Raises:
         NotRunningError: no scheduler answered at `host` within `timeout_s` seconds.
-        ConfigError: `local_ip` is no address of this machine.
+        ConfigError: `local_ip` is no address of this machine, or `keys` no folder of keys.
         PortTakenError: `local_ip` has no room for another client of the key-value store.
     """
+    own = Keys.of_client(keys) if keys is not None else None
     local_ip = local_ip or _local_ip(host)
-    requester = Requester(host)
+    requester = Requester(host, own)
     try:
         # A legacy scheduler takes any string here, and answers with one part. Ours adds a second one when
         # it is asked like this, and may then be asked for its reasons; a legacy one would not survive that.
@@ -95,6 +100,7 @@ def connect(
             local_ip,
             timeout_s=min(timeout_s, 3.0),
             routing_ports=kvs_routing_ports,
+            keys=own,
         )
     except TimedOutError as error:
         requester.close()
@@ -102,7 +108,8 @@ def connect(
     except BaseException:
         requester.close()
         raise
-    return Client(requester, kvs, ResponsePool(local_ip), timeout_s=timeout_s, reasons=bool(gives_reasons))
+    responses = ResponsePool(local_ip, keys=own)
+    return Client(requester, kvs, responses, timeout_s=timeout_s, reasons=bool(gives_reasons))
 
 
 class Client:

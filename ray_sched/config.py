@@ -25,7 +25,7 @@ def setting(
     """A field with its sentence, and the values that it may have.
 
     `kind` tells what a text stands for, and so how it is checked when it is loaded: `address`, `file`,
-    `name`, `policy` or `ray address`. The default is always allowed.
+    `folder`, `name`, `policy` or `ray address`. The default is always allowed.
     """
     allowed = {"choices": choices, "minimum": minimum, "maximum": maximum, "kind": kind}
     return field(default=default, metadata={"help": help, **allowed})
@@ -223,6 +223,15 @@ class StatsConfig:
 
 
 @dataclass(frozen=True)
+class SecurityConfig:
+    curve: str = setting(
+        "",
+        "Absolute path of the folder with the group's keys: nobody without a key is heard; empty: no keys.",
+        kind="folder",
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     host: str = setting(
         "127.0.0.1", "IP address that the group binds and names in its messages.", kind="address"
@@ -243,6 +252,7 @@ class Config:
     kvs: KvsConfig = field(default_factory=KvsConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     stats: StatsConfig = field(default_factory=StatsConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
 
     @property
     def group_name(self) -> str:

@@ -229,6 +229,8 @@ def _checked(field: Field, value: Any) -> Any:
             return address(value)
         case "file":
             return _file(value)
+        case "folder":
+            return os.path.abspath(os.path.expanduser(value))
         case "policy":
             policies = sorted(point.name for point in entry_points(group=POLICY_GROUP))
             if value not in policies:
@@ -280,6 +282,8 @@ def _check_together(config: Config, given: Mapping[str, _Given]) -> None:
         refuse(["executor.count"], executor.count, room)
     if executor.gpu_count > executor.count:
         refuse(["executor.gpu_count"], executor.gpu_count, f"at most executor.count, {executor.count}")
+    if config.security.curve and config.kvs.host != "embedded":
+        refuse(["security.curve"], config.security.curve, "empty with an Anna, which knows no keys")
     if config.kvs.path and config.kvs.host != "embedded":
         refuse(["kvs.path"], config.kvs.path, f"empty unless kvs.host is embedded (it is {config.kvs.host})")
     if config.scheduler.heartbeat_s >= config.scheduler.lease_s:

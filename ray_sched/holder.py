@@ -74,6 +74,7 @@ def _hold(config: Config, tell: Tell) -> int:
     interruption = _Interruption(entry)
     try:
         interruption.install()
+        _check_keys(config)
         running.claim(entry)
         check_free(config)
         return _hold_claimed(config, tell, interruption, entry)
@@ -85,6 +86,15 @@ def _hold(config: Config, tell: Tell) -> int:
     finally:
         entry.clean_up(ENDING_S)
         running.forget(entry)
+
+
+def _check_keys(config: Config) -> None:
+    """Say within a second what an actor would say after many. Raises ConfigError."""
+    if config.security.curve and not config.ray_address:
+        from ray_sched.wire.curve import Keys
+
+        Keys.of_group(config.security.curve)
+        Keys.of_executor(config.security.curve)
 
 
 def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry: Running) -> int:

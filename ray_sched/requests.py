@@ -15,6 +15,7 @@ from typing import Final
 import zmq
 
 from ray_sched.errors import BadMessageError, NotRunningError, TimedOutError
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import tcp
 
 IDLE_SOCKETS: Final = 8
@@ -25,8 +26,9 @@ READ_TRIES: Final = 3
 class Requester:
     """Asks one scheduler. Thread-safe; requests of different threads do not wait for each other."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, keys: Keys | None = None) -> None:
         self.host = host
+        self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._lock = threading.Lock()
         self._idle: dict[int, list[zmq.Socket[bytes]]] = {}
@@ -77,7 +79,7 @@ class Requester:
             else:
                 raise TimedOutError(
                     f"{what}: no reply from {tcp(self.host, port)} within {timeout_s:g} s: is the scheduler "
-                    "running, and reachable from here?"
+                    f"running, and reachable from here? {self._about_keys()}"
                 )
         except zmq.ContextTerminated:
             raise NotRunningError(f"{what}: the client was closed") from None
@@ -87,6 +89,15 @@ class Requester:
         if len(reply) > 2:
             raise BadMessageError(f"{what}: a reply of {len(reply)} parts from {tcp(self.host, port)}")
         return reply
+
+    def _about_keys(self) -> str:
+        """A scheduler says nothing to whom it does not admit."""
+        if self._keys is None:
+            return "If it admits holders of keys alone, connect with keys=FOLDER"
+        return (
+            f"Does it use keys (security.curve), has it its key still, and is ours, {self._keys.public.decode()}, "
+            "among its clients'?"
+        )
 
     def _socket(self, port: int) -> zmq.Socket[bytes]:
         with self._lock:
@@ -100,6 +111,8 @@ class Requester:
         socket.setsockopt(zmq.REQ_RELAXED, 1)
         socket.linger = 0
         try:
+            if self._keys is not None:
+                self._keys.connect(socket, port)
             socket.connect(tcp(self.host, port))
         except zmq.ZMQError as error:
             socket.close(0)

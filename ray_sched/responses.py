@@ -21,6 +21,7 @@ from typing import Final
 import zmq
 
 from ray_sched.errors import BadMessageError, ConfigError, NoResourcesError, NotRunningError, TimedOutError
+from ray_sched.wire.curve import FROM_EXECUTORS, Guard, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class PendingResponse(concurrent.futures.Future[bytes]):
         super().__init__()
         self._pool = pool
         self._slot = slot
-        self.address = slot.address
-        """What to name as the call's `response_address`: `tcp://ip:port`."""
+        self.address = pool._keys.answers_at(slot.address) if pool._keys is not None else slot.address
+        """What to name as the call's `response_address`: `tcp://ip:port`, and its key if it has one."""
 
     def wait(self, timeout_s: float) -> bytes:
         """The response's bytes. After a time-out the lease has ended, and a late response is lost.
@@ -97,12 +98,16 @@ class ResponsePool:
     At most `max_waiting` calls wait at once. A socket rests for `rest_s` seconds before its next call.
     """
 
-    def __init__(self, ip: str, *, max_waiting: int = 128, rest_s: float = 0.1) -> None:
+    def __init__(
+        self, ip: str, *, max_waiting: int = 128, rest_s: float = 0.1, keys: Keys | None = None
+    ) -> None:
         self.ip = ip
         self._max_waiting = max_waiting
         self._rest_s = rest_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 3 * max_waiting + 64)
+        self._keys = keys
+        self._guard = Guard(self._context, keys)
         self._lock = threading.Lock()
         self._waiting = 0
         self._idle: deque[_Slot] = deque()  # the one that has rested longest first
@@ -160,6 +165,8 @@ class ResponsePool:
                 raise NoResourcesError(f"no socket is left for a direct response: {error}") from error
             socket.linger = 0
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_RESPONSE_BYTES)
+            if self._keys is not None:
+                self._keys.bind(socket, FROM_EXECUTORS)
             try:
                 socket.bind(f"tcp://{self.ip}:*")
             except zmq.ZMQError as error:
@@ -258,6 +265,7 @@ class ResponsePool:
                 if slot.pending is not None:
                     waiting.append(slot.pending)
                     slot.pending = None
+        self._guard.close()
         self._context.destroy(0)
         for pending in waiting:
             if pending.set_running_or_notify_cancel():

@@ -19,6 +19,7 @@ from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER
 from ray_sched.core.executors import Address, Executor
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import Layout, tcp
 from ray_sched.wire.sockets import DONTWAIT, PushSockets, receive, receive_request, send_part
 
@@ -204,10 +205,11 @@ class Outbox:
         layout: Layout,
         on_unsendable: Callable[[Address], None],
         drop: Drop,
+        keys: Keys | None = None,
     ) -> None:
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS + 64)
         # Peers name the addresses: to look a host name up would hold up everybody.
-        self._sockets = PushSockets(context, MAX_SOCKETS, host_names=False)
+        self._sockets = PushSockets(context, MAX_SOCKETS, host_names=False, keys=keys)
         self._layout = layout
         self._on_unsendable = on_unsendable
         self._drop = drop

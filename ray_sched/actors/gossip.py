@@ -24,6 +24,7 @@ from ray_sched.core.peers import Peers, locations_in, status_message
 from ray_sched.errors import RaySchedError
 from ray_sched.wire import internal_pb2, ports, shared_pb2
 from ray_sched.wire.codec import parse
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.sockets import PushSockets
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class GossipActor:
 
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        out = PushSockets(context, MAX_PEERS)
+        out = PushSockets(context, MAX_PEERS, keys=Keys.of_group(self._config.security.curve))
         management = _Management(context, self._config) if self._config.mgmt else None
         try:
             while not self._stopping.wait(self._config.gossip.period_s):

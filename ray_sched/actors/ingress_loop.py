@@ -48,6 +48,7 @@ from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
+from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
 from ray_sched.wire.sockets import Complaints, batching_context, bind
 
@@ -108,7 +109,9 @@ class IngressLoop:
         self._stopping = threading.Event()
 
         self._context: zmq.Context[zmq.Socket[bytes]] = batching_context()
-        self.out = Outbox(self._context, config.ports, self._on_unsendable, self.drop)
+        self._keys = Keys.of_group(config.security.curve)
+        self._guard = Guard(self._context, self._keys)
+        self.out = Outbox(self._context, config.ports, self._on_unsendable, self.drop, self._keys)
         self._events = EventForwarding(
             Link(group, names.POLICY, unanswered=8), self._events_lane, self.mailbox, self.drop
         )
@@ -119,6 +122,7 @@ class IngressLoop:
         try:
             self._bind()
         except BaseException:
+            self._guard.close()
             self._context.destroy(0)
             raise
         self._readiness = Readiness(self._handlers, self.mailbox.fd)
@@ -175,7 +179,16 @@ class IngressLoop:
 
     def _bound(self, kind: int, port: int) -> zmq.Socket[bytes]:
         limit = self._limit(port).hard_bytes
-        return bind(self._context, kind, self._config.host, port, PORT_HOLDERS, max_message_bytes=limit)
+        return bind(
+            self._context,
+            kind,
+            self._config.host,
+            port,
+            PORT_HOLDERS,
+            max_message_bytes=limit,
+            keys=self._keys,
+            admits=admitted_to(port),
+        )
 
     def _limit(self, port: int) -> Limit:
         setting = "max_control_bytes" if port in CONTROL else "max_message_bytes"
@@ -215,6 +228,7 @@ class IngressLoop:
             self.out.close()
             self._readiness.close()
             self.mailbox.close()
+            self._guard.close()
             self._context.destroy(0)
 
     def drop(self, what: str, why: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ray_sched.config import Config
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
+from ray_sched.wire.curve import Keys
 
 
 class KvsActor:
@@ -19,7 +20,7 @@ class KvsActor:
 
     def __init__(self, config: Config) -> None:
         self._store = Store(config.kvs.path)
-        self._server = KvsServer(config.host, self._store)
+        self._server = KvsServer(config.host, self._store, keys=Keys.of_group(config.security.curve))
         try:
             self._server.start()
         except BaseException:

@@ -42,6 +42,7 @@ from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import internal_pb2, shared_pb2
 from ray_sched.wire.codec import parse
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import check_executor_address
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class PolicyActor:
             timeout_s=config.kvs.timeout_s,
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
+            keys=Keys.of_group(config.security.curve),
         )
         self._capacity = Capacity(
             config,

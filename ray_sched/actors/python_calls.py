@@ -21,6 +21,7 @@ from ray_sched.messages import build_call, build_dag_call
 from ray_sched.responses import ResponsePool
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
+from ray_sched.wire.curve import Keys
 
 FIRST_PAUSE_S: Final = 0.0005
 LONGEST_PAUSE_S: Final = 0.02
@@ -44,7 +45,7 @@ class PythonCalls:
         self._timeout_s = config.scheduler.result_timeout_s
         self._kvs = kvs
         self._place = place
-        self._responses = ResponsePool(config.host)
+        self._responses = ResponsePool(config.host, keys=Keys.of_group(config.security.curve))
 
     def call(self, name: str, args: Sequence[Any], timeout_s: float | None) -> RemoteValue:
         """One function's result.

@@ -46,6 +46,7 @@ from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
 from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
+from ray_sched.wire.curve import Keys
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class SchedulerActor:
             timeout_s=config.kvs.timeout_s,
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
+            keys=Keys.of_group(config.security.curve),
         )
         causal = config.kvs.consistency == "causal"
         self._catalog = Catalog(self._kvs, group, causal=causal, max_name_bytes=limits.max_name_bytes)

@@ -8,6 +8,7 @@ from typing import Final
 import zmq
 
 from ray_sched.errors import NoResourcesError
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.sockets import PushSockets
 
 SOCKETS: Final = 512
@@ -17,9 +18,9 @@ SOCKETS: Final = 512
 class Outbox:
     """Messages by address. Thread-safe, since functions may start threads that send, too."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> None:
         # Peers name the addresses: to look a host name up would hold up everybody's messages.
-        self._sockets = PushSockets(context, SOCKETS, host_names=False)
+        self._sockets = PushSockets(context, SOCKETS, host_names=False, keys=keys)
         self._lock = threading.Lock()
 
     def send(self, address: str, message: bytes) -> None:

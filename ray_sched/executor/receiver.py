@@ -25,6 +25,7 @@ from ray_sched.errors import BadMessageError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
+from ray_sched.wire.curve import FROM_EXECUTORS, FROM_GROUP, Keys
 from ray_sched.wire.ports import Layout
 from ray_sched.wire.sockets import Complaints, bind_pull, receive
 
@@ -54,6 +55,7 @@ class Receiver:
         *,
         max_message_bytes: int,
         max_control_bytes: int,
+        keys: Keys | None = None,
     ) -> None:
         self.bad_messages = 0
         self._begin = begin
@@ -82,7 +84,10 @@ class Receiver:
             for base, take in {**work, **control}.items():
                 small = base in (layout.pin, layout.unpin, layout.depart)
                 limit = max_control_bytes if small else max_message_bytes
-                socket = bind_pull(context, ip, base + tid, HOLDERS, max_message_bytes=limit)
+                admits = FROM_EXECUTORS if base in (layout.trigger, layout.user_message) else FROM_GROUP
+                socket = bind_pull(
+                    context, ip, base + tid, HOLDERS, max_message_bytes=limit, keys=keys, admits=admits
+                )
                 self._takers[socket] = take
                 self._all.register(socket, zmq.POLLIN)
                 if base in control:

@@ -17,6 +17,7 @@ from ray_sched.core.utilization import Utilization
 from ray_sched.errors import BadMessageError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
+from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import MGMT_DEPART, MGMT_STATISTICS, MGMT_STATUS, PIN_ACCEPT, STATUS, tcp
 from ray_sched.wire.sockets import Complaints, PushSockets
 
@@ -44,7 +45,9 @@ class _Times:
 class Reports:
     """Tells the schedulers, and the management node where there is one. Thread-safe."""
 
-    def __init__(self, config: Config, ip: str, tid: int, gpu: bool, now: float) -> None:
+    def __init__(
+        self, config: Config, ip: str, tid: int, gpu: bool, now: float, keys: Keys | None = None
+    ) -> None:
         self.utilization = Utilization(now)
         self.functions: tuple[str, ...] = ()
         """What the next status says is pinned here."""
@@ -56,7 +59,9 @@ class Reports:
         self._type = internal.GPU if gpu else internal.CPU
         self._lock = threading.Lock()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets = PushSockets(self._context, SOCKETS, host_names=False)
+        self._sockets = PushSockets(self._context, SOCKETS, host_names=False, keys=keys)
+        # The management node's protocol knows no keys.
+        self._mgmt = PushSockets(self._context, SOCKETS, host_names=False)
         self._complaints = Complaints()
         self._functions: dict[str, _Times] = {}
         self._dags: dict[str, _Times] = {}
@@ -76,7 +81,9 @@ class Reports:
             dags, self._dags = self._dags, {}
             if self._config.mgmt:
                 statistics = _statistics(functions, dags)
-                self._push(tcp(self._config.mgmt, MGMT_STATISTICS), statistics.SerializeToString())
+                self._push(
+                    tcp(self._config.mgmt, MGMT_STATISTICS), statistics.SerializeToString(), self._mgmt
+                )
 
     def answer_pin(self, pin: internal.PinFunction, success: bool, error: cb.CloudburstError) -> None:
         """Tell the scheduler that asked for a pin what became of it; we name ourselves."""
@@ -89,7 +96,7 @@ class Reports:
         """Tell the management node that this executor has left."""
         with self._lock:
             if self._config.mgmt:
-                self._push(tcp(self._config.mgmt, MGMT_DEPART), self._ip.encode())
+                self._push(tcp(self._config.mgmt, MGMT_DEPART), self._ip.encode(), self._mgmt)
 
     def function_ran(self, name: str, runtime_s: float) -> None:
         with self._lock:
@@ -106,6 +113,7 @@ class Reports:
             if not self._closed:
                 self._closed = True
                 self._sockets.close(linger_ms)
+                self._mgmt.close(linger_ms)
                 self._context.term()
 
     def _send_status(self, utilization: float, mgmt: bool) -> None:
@@ -120,13 +128,13 @@ class Reports:
         for ip in self._config.scheduler_ips:
             self._push(tcp(ip, STATUS), message)
         if mgmt:
-            self._push(tcp(self._config.mgmt, MGMT_STATUS), message)
+            self._push(tcp(self._config.mgmt, MGMT_STATUS), message, self._mgmt)
 
-    def _push(self, address: str, message: bytes) -> None:
+    def _push(self, address: str, message: bytes, sockets: PushSockets | None = None) -> None:
         if self._closed:
             return
         try:
-            if not self._sockets.send(address, message):
+            if not (self._sockets if sockets is None else sockets).send(address, message):
                 self._complaints.add("A report was dropped", f"{address} is not taking more")
         except BadMessageError as error:
             self._complaints.add("A report was dropped", error)

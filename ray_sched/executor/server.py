@@ -57,6 +57,7 @@ from ray_sched.executor.runner import Runner
 from ray_sched.executor.user_library import UserLibrary
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.curve import Guard, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class ExecutorServer:
         Raises PortTakenError or ConfigError when a port cannot be bound.
         """
         config, executor = self._config, self._config.executor
+        keys = Keys.of_executor(config.security.curve)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._kvs = KvsClient(
             config.kvs_host,
@@ -131,7 +133,9 @@ class ExecutorServer:
             retries=config.kvs.retries,
             routing_ports=config.kvs.routing_ports,
             tid=self.tid,
+            keys=keys,
         )
+        self._guard = Guard(self._context, keys)
         try:
             self._receiver = Receiver(
                 self._context,
@@ -143,15 +147,17 @@ class ExecutorServer:
                 self._events.put,
                 max_message_bytes=2 * config.scheduler.max_message_bytes,
                 max_control_bytes=config.scheduler.max_control_bytes,
+                keys=keys,
             )
             # Whoever holds the ports holds the journal.
             self._journal = Journal(self._journal_path)
         except BaseException:
             self._kvs.close()
+            self._guard.close()
             self._context.destroy(0)
             raise
-        self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic())
-        self._outbox = Outbox(self._context)
+        self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic(), keys)
+        self._outbox = Outbox(self._context, keys)
         patience_s = config.kvs.timeout_s * (config.kvs.retries + 1)
         self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s)
         library = UserLibrary(self.ip, self.tid, config.ports, self._kvs, self._outbox.send, self._inbox)
@@ -310,6 +316,7 @@ class ExecutorServer:
                 self._answers.flush(self._config.kvs.timeout_s)
                 self._let_go()
             self._outbox.close(LINGER_MS)
+            self._guard.close()
             self._context.term()
 
     def _work_until_stopped(self) -> None:

@@ -24,6 +24,7 @@ from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError, Po
 from ray_sched.kvs.exchange import Call, Effect, Exchange, Reconnect, Send
 from ray_sched.kvs.lattices import LWW, Lattice, type_name
 from ray_sched.kvs.timestamps import Timestamps
+from ray_sched.wire.curve import FROM_GROUP, Guard, Keys
 from ray_sched.wire.ports import KVS_CLIENT_ADDRESS, KVS_CLIENT_OFFSETS, KVS_CLIENT_RESPONSE, tcp
 from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 
@@ -76,20 +77,25 @@ class KvsClient:
         clock: Callable[[], float] = time.time,
         first_offset: int = FIRST_OFFSET,
         cached_addresses: int = 100_000,
+        keys: Keys | None = None,
     ) -> None:
         self._patience_s = (timeout_s + 1.0) * (retries + 1)
         self._timestamps = Timestamps(tid, clock)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._keys = keys
+        self._guard = Guard(self._context, keys)
         try:
-            self.offset, self._responses, self._addresses = _bind(self._context, local_ip, first_offset)
+            self.offset, self._responses, self._addresses = _bind(self._context, local_ip, first_offset, keys)
         except BaseException:
+            self._guard.close()
             self._context.destroy(0)
             raise
+        answers_at = keys.answers_at if keys is not None else str
         self._exchange = Exchange(
             routing_host,
             f"{local_ip}:{uuid.uuid4().hex[:12]}",
-            tcp(local_ip, KVS_CLIENT_RESPONSE + self.offset),
-            tcp(local_ip, KVS_CLIENT_ADDRESS + self.offset),
+            answers_at(tcp(local_ip, KVS_CLIENT_RESPONSE + self.offset)),
+            answers_at(tcp(local_ip, KVS_CLIENT_ADDRESS + self.offset)),
             routing_ports=routing_ports,
             timeout_s=timeout_s,
             retries=retries,
@@ -212,7 +218,7 @@ class KvsClient:
             ) from error
 
     def _run(self) -> None:
-        servers = PushSockets(self._context, CLIENT_SOCKETS)
+        servers = PushSockets(self._context, CLIENT_SOCKETS, keys=self._keys)
         poller = zmq.Poller()
         for source in (self._responses, self._addresses, self._wake):
             poller.register(source, zmq.POLLIN)
@@ -240,6 +246,7 @@ class KvsClient:
                 self._closed = True
                 os.close(self._wake)
             servers.close()
+            self._guard.close()
             self._context.destroy(0)
             self._fail_all()
 
@@ -294,12 +301,20 @@ class KvsClient:
 
 
 def _bind(
-    context: zmq.Context[zmq.Socket[bytes]], ip: str, first_offset: int
+    context: zmq.Context[zmq.Socket[bytes]], ip: str, first_offset: int, keys: Keys | None
 ) -> tuple[int, zmq.Socket[bytes], zmq.Socket[bytes]]:
     """The first offset of which both ports are free, and its sockets for responses and addresses."""
 
     def bound(port: int) -> zmq.Socket[bytes]:
-        return bind_pull(context, ip, port, "another client", max_message_bytes=MAX_ANSWER_BYTES)
+        return bind_pull(
+            context,
+            ip,
+            port,
+            "another client",
+            max_message_bytes=MAX_ANSWER_BYTES,
+            keys=keys,
+            admits=FROM_GROUP,
+        )
 
     for offset in range(first_offset, KVS_CLIENT_OFFSETS):
         try:

@@ -21,6 +21,7 @@ from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError
 from ray_sched.kvs.lattices import parse
 from ray_sched.kvs.store import Store
 from ray_sched.wire import anna_pb2 as anna
+from ray_sched.wire.curve import FROM_ALL, Guard, Keys
 from ray_sched.wire.ports import KVS_ROUTING, KVS_STORAGE, tcp
 from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
 
@@ -65,7 +66,9 @@ class KvsServer:
         max_sockets: int = 1000,
         max_message_bytes: int = 1 << 29,
         max_answer_bytes: int = 1 << 28,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
         self.ip = ip
         self._store = store
         self._max_sockets = max_sockets
@@ -87,11 +90,22 @@ class KvsServer:
             raise KvsError("the key-value server was started already")
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         context.set(zmq.MAX_SOCKETS, self._max_sockets + 16)
+        self._guard = Guard(context, self._keys)
         try:
-            limit = self._max_message_bytes
-            routing = bind_pull(context, self.ip, KVS_ROUTING, HOLDERS, max_message_bytes=limit)
-            storage = bind_pull(context, self.ip, KVS_STORAGE, HOLDERS, max_message_bytes=limit)
+            routing, storage = (
+                bind_pull(
+                    context,
+                    self.ip,
+                    port,
+                    HOLDERS,
+                    max_message_bytes=self._max_message_bytes,
+                    keys=self._keys,
+                    admits=FROM_ALL,
+                )
+                for port in (KVS_ROUTING, KVS_STORAGE)
+            )
         except BaseException:
+            self._guard.close()
             context.destroy(0)
             raise
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -123,7 +137,7 @@ class KvsServer:
         self, context: zmq.Context[zmq.Socket[bytes]], routing: zmq.Socket[bytes], storage: zmq.Socket[bytes]
     ) -> None:
         # Clients name the addresses: to look a host name up would hold up everybody's answers.
-        answers = PushSockets(context, self._max_sockets, host_names=False)
+        answers = PushSockets(context, self._max_sockets, host_names=False, keys=self._keys)
         poller = zmq.Poller()
         for source in (routing, storage, self._wake):
             poller.register(source, zmq.POLLIN)
@@ -134,6 +148,7 @@ class KvsServer:
                 self._answer(answers, self._apply, _take(storage))
         finally:
             answers.close()
+            self._guard.close()
             context.destroy(0)
 
     def _answer(

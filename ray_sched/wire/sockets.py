@@ -15,6 +15,7 @@ import zmq
 import zmq.backend
 
 from ray_sched.errors import BadMessageError, ConfigError, PortTakenError
+from ray_sched.wire.curve import Keys
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,12 @@ DONTWAIT: Final = int(zmq.DONTWAIT)
 send_part: Final = zmq.backend.Socket.send
 """`send_part(socket, bytes, flags)`: what `socket.send` comes to once it has looked for what no socket here
 has (a routing id, a group), which takes longer than the sending. Raises as it does."""
-LITERAL_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})")
-ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})")
+_KEY: Final = "(?:/([0-9a-f]{64}))?"
+LITERAL_ADDRESS: Final = re.compile(
+    r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})" + _KEY
+)
+ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})" + _KEY)
+"""Host, port, and the key that an address for answers names where CURVE is used (see `curve`)."""
 
 
 def receive(socket: zmq.Socket[bytes], *first: bytes) -> list[bytes]:
@@ -78,9 +83,18 @@ class PushSockets:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], limit: int, *, host_names: bool = True
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        limit: int,
+        *,
+        host_names: bool = True,
+        keys: Keys | None = None,
     ) -> None:
-        """`host_names` says whether addresses may have one; its look-up holds up the whole context."""
+        """`host_names` says whether addresses may have one; its look-up holds up the whole context.
+
+        With `keys` all of them speak CURVE.
+        """
+        self._keys = keys
         self._pattern = ADDRESS if host_names else LITERAL_ADDRESS
         self._context = context
         self._limit = limit
@@ -130,7 +144,7 @@ class PushSockets:
 
     def _connect(self, address: str) -> zmq.Socket[bytes] | None:
         parts = self._pattern.fullmatch(address)
-        if parts is None or not 0 < int(parts[2]) < 1 << 16:
+        if parts is None or not 0 < int(parts[2]) < 1 << 16 or (parts[3] and self._keys is None):
             raise BadMessageError(f"{address[:300]!r} is not an address like tcp://127.0.0.1:6460")
         if len(self._sockets) >= self._limit:
             self._give_up_oldest()
@@ -144,10 +158,15 @@ class PushSockets:
         socket.sndhwm = HIGH_WATER_MARK
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         try:
-            socket.connect(address)
+            if self._keys is not None:
+                self._keys.connect(socket, int(parts[2]), parts[3] or "")
+            socket.connect(f"tcp://{parts[1]}:{parts[2]}")
         except zmq.ZMQError as error:
             socket.close(0)
             raise BadMessageError(f"cannot connect to {address}: {error}") from error
+        except BadMessageError:
+            socket.close(0)
+            raise
         return socket
 
     def _give_up_oldest(self) -> None:
@@ -156,10 +175,19 @@ class PushSockets:
 
 
 def bind_pull(
-    context: zmq.Context[zmq.Socket[bytes]], ip: str, port: int, holders: str, *, max_message_bytes: int = -1
+    context: zmq.Context[zmq.Socket[bytes]],
+    ip: str,
+    port: int,
+    holders: str,
+    *,
+    max_message_bytes: int = -1,
+    keys: Keys | None = None,
+    admits: str = "",
 ) -> zmq.Socket[bytes]:
     """`bind` for a PULL socket."""
-    return bind(context, zmq.PULL, ip, port, holders, max_message_bytes=max_message_bytes)
+    return bind(
+        context, zmq.PULL, ip, port, holders, max_message_bytes=max_message_bytes, keys=keys, admits=admits
+    )
 
 
 def bind(
@@ -170,9 +198,12 @@ def bind(
     holders: str,
     *,
     max_message_bytes: int = -1,
+    keys: Keys | None = None,
+    admits: str = "",
 ) -> zmq.Socket[bytes]:
     """A socket of that kind bound to that port of that address alone.
 
+    With `keys` it speaks CURVE, and takes messages from those alone whom `admits` names (see `curve`).
     Raises PortTakenError, which names `holders` as those who could have the port, or ConfigError
     when the machine has no such address.
     """
@@ -180,6 +211,8 @@ def bind(
     socket.linger = 0
     socket.rcvhwm = HIGH_WATER_MARK
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+    if keys is not None:
+        keys.bind(socket, admits)
     try:
         socket.bind(f"tcp://{ip}:{port}")
     except zmq.ZMQError as error:

@@ -1,0 +1,284 @@
+"""A group that admits holders of keys alone: everything works with them, nothing without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import zmq
+from click.testing import CliRunner
+
+import ray_sched
+from ray_sched import keys
+from ray_sched.actors.cluster import LocalCluster
+from ray_sched.actors.group import Group
+from ray_sched.cli import main
+from ray_sched.config import Config
+from ray_sched.errors import ConfigError, NotRunningError, TimedOutError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import internal_pb2, ports
+from ray_sched.wire.curve import Guard, Keys
+from ray_sched.wire.sockets import PushSockets, bind_pull
+from tests.security.conftest import STOP_S
+
+HOST = "127.0.18.2"
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group's keys, with one client's, alice's."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys.new("alice", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stranger_keys(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A client's folder whose own key nobody knows; the group's keys in it are right."""
+    other = tmp_path_factory.mktemp("stranger")
+    handed = keys.new("mallory", other)
+    for name in ("group", "executor"):
+        (handed / f"{name}.key").write_bytes((folder / f"{name}.key").read_bytes())
+    return handed
+
+
+@pytest.fixture(scope="module")
+def group(cluster: LocalCluster, folder: Path) -> Iterator[Group]:
+    config = Config(host=HOST).replace(
+        **{"executor.count": 2, "executor.status_period_s": 0.5, "security.curve": str(folder)}
+    )
+    started = Group.start(config)
+    yield started
+    started.stop(STOP_S)
+
+
+@pytest.fixture
+def client(group: Group, folder: Path) -> Iterator[ray_sched.Client]:
+    with ray_sched.connect(HOST, keys=folder / "clients" / "alice") as client:
+        yield client
+
+
+@pytest.mark.cluster
+def test_all_ways_work_with_a_key(client: ray_sched.Client, group: Group) -> None:
+    incr = client.register(lambda library, x: x + 1, "incr")
+    client.register(lambda library, x: x * x, "square")
+    assert incr(41).get(timeout_s=PATIENCE_S) == 42
+    client.register_dag("line", ["incr", "square"], [("incr", "square")])
+    assert client.call_dag("line", {"incr": [1]}).get(timeout_s=PATIENCE_S) == 4
+    assert client.call_dag("line", {"incr": [2]}, direct_response=True).get(timeout_s=PATIENCE_S) == 9
+    next_one = ray_sched.Continuation("line", {})
+    assert client.call_dag("line", {"incr": [1]}, continuation=next_one).get(timeout_s=PATIENCE_S) == 25
+
+    client.put("key", 20)
+    assert client.get("key") == 20
+    assert incr(ray_sched.CloudburstReference("key")).get(timeout_s=PATIENCE_S) == 21
+
+    scheduler = ray_sched.get_scheduler(group.name)
+    assert ray.get(scheduler.call_dag.remote("line", {"incr": [3]}), timeout=PATIENCE_S) == 16
+    assert ray.get(scheduler.call.remote("incr", 1), timeout=PATIENCE_S) == 2
+
+
+@pytest.mark.cluster
+def test_functions_send_each_other_messages_between_executors(client: ray_sched.Client) -> None:
+    def meet(library: Any, mine: str) -> Any:
+        library.put(mine, library.getid())
+        other = "left" if mine == "right" else "right"
+        deadline = time.monotonic() + PATIENCE_S
+        while (where := library.get(other)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        while time.monotonic() < deadline:
+            library.send(where, mine.encode())
+            if messages := library.recv():
+                library.send(where, mine.encode())
+                return messages[0][1].decode()
+            time.sleep(0.05)
+        return "nothing came"
+
+    # Two functions of one DAG without a connection: they run at once, on two executors.
+    client.register(meet, "meet_left")
+    client.register(meet, "meet_right")
+    client.register(lambda library, *came: sorted(came), "met")
+    client.register_dag(
+        "meeting",
+        ["meet_left", "meet_right", "met"],
+        [("meet_left", "met"), ("meet_right", "met")],
+    )
+    came = client.call_dag("meeting", {"meet_left": ["left"], "meet_right": ["right"]})
+    assert came.get(timeout_s=PATIENCE_S) == ["left", "right"]
+
+
+def states(group: Group) -> dict[str, Any]:
+    status = group.status()
+    ingress = status["ingress"]["counts"]
+    return {
+        "pids": {role: answer["pid"] for role, answer in status.items()},
+        "executors": len(status["policy"]["executors"]),
+        "calls": ingress.get("calls", 0) + ingress.get("queued_calls", 0),
+        "puts": status["kvs"]["puts"],
+    }
+
+
+def push_refused(context: Any, own: Keys | None, port: int, message: bytes) -> None:
+    """Sends it, and waits until the connection was refused."""
+    socket = context.socket(zmq.PUSH)
+    socket.linger = 0
+    failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    monitor = socket.get_monitor_socket(failed | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED)
+    if own is not None:
+        own.connect(socket, port)
+    socket.connect(ports.tcp(HOST, port))
+    socket.send(message)
+    assert monitor.poll(int(PATIENCE_S * 1000)), f"port {port} refused nothing"
+    socket.disable_monitor()
+    socket.close(0)
+    monitor.close(0)
+
+
+@pytest.mark.cluster
+def test_strangers_are_not_heard_and_nothing_dies(
+    client: ray_sched.Client, group: Group, stranger_keys: Path, folder: Path
+) -> None:
+    client.register(lambda library, x: x, "same")
+    before = states(group)
+
+    # Without a key, as a legacy client; and with a key that nobody knows.
+    with pytest.raises(NotRunningError, match="admits holders of keys alone, connect with keys=FOLDER"):
+        ray_sched.connect(HOST, timeout_s=1.0)
+    with pytest.raises(NotRunningError, match=r"is ours, .* among its clients'"):
+        ray_sched.connect(HOST, timeout_s=1.0, keys=stranger_keys)
+    mallory = Keys.of_client(stranger_keys)
+    for own in (None, mallory):
+        kvs = KvsClient(HOST, "127.0.18.7", timeout_s=0.5, retries=0, keys=own)
+        with kvs, pytest.raises(TimedOutError):
+            kvs.put_bytes("stolen", b"1")
+
+    # A client's key does for calls, and for neither statuses nor work for executors.
+    alice = Keys.of_client(folder / "clients" / "alice")
+    status = internal_pb2.ThreadStatus(ip="127.0.18.66", tid=0, running=True).SerializeToString()
+    answer = cb.GenericResponse(success=True).SerializeToString()
+    call = cb.FunctionCall(name="same", response_key="stolen-call").SerializeToString()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    for own in (None, mallory, alice):
+        for port, message in (
+            (ports.STATUS, status),
+            (ports.PIN_ACCEPT, answer),
+            (ports.SCHEDULER_UPDATE, b""),
+            (4020, call),
+            (4000, internal_pb2.PinFunction(name="same").SerializeToString()),
+        ):
+            push_refused(context, own, port, message)
+    for own in (None, mallory):
+        push_refused(context, own, ports.CALL_QUEUE, call)
+    context.term()
+    for number in range(20):
+        assert client.function("same")(number).get(timeout_s=PATIENCE_S) == number
+
+    after = states(group)
+    assert after["pids"] == before["pids"]
+    assert after["executors"] == before["executors"] == 2
+    assert after["calls"] == before["calls"] + 20
+    with pytest.raises(ray_sched.errors.KeyMissingError):
+        client.get("stolen")
+    with pytest.raises(ray_sched.errors.KeyMissingError):
+        client.get("stolen-call")
+
+
+@pytest.mark.cluster
+def test_a_key_is_admitted_and_refused_without_a_restart(group: Group, folder: Path) -> None:
+    handed = keys.new("bob", folder)
+    with ray_sched.connect(HOST, keys=handed) as bob:
+        assert bob.list() is not None
+    (folder / "clients" / "bob.key").unlink()
+    with pytest.raises(NotRunningError):
+        ray_sched.connect(HOST, timeout_s=1.0, keys=handed)
+
+
+def test_keys_are_their_owners_alone(folder: Path) -> None:
+    for file in folder.rglob("*.key*"):
+        assert file.stat().st_mode & 0o777 == 0o600, file
+    assert {file.name for file in (folder / "clients" / "alice").iterdir()} == {
+        "alice.key_secret", "group.key", "executor.key",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"alice\.key exists"):
+        keys.new("alice", folder)
+    with pytest.raises(ConfigError, match="not allowed as a name"):
+        keys.new("../alice", folder)
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    handed = keys.new("carol", tmp_path)
+    os.chmod(handed / "carol.key_secret", 0o640)
+    with pytest.raises(ConfigError, match="can be read by others: chmod 600"):
+        Keys.of_client(handed)
+    with pytest.raises(ConfigError, match=r"one file \*\.key_secret, not 0"):
+        Keys.of_client(tmp_path / "clients")
+    (tmp_path / "group.key_secret").unlink()
+    with pytest.raises(ConfigError, match="ray-sched keys new"):
+        Keys.of_group(str(tmp_path))
+
+
+def test_an_address_for_answers_has_to_name_its_key(folder: Path) -> None:
+    alice = Keys.of_client(folder / "clients" / "alice")
+    group = Keys.of_group(str(folder))
+    assert group is not None
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    guard = Guard(context, alice)
+    try:
+        inbox = bind_pull(context, "127.0.18.8", 45680, "nobody", keys=alice, admits="from-group")
+        outbox = PushSockets(context, 8, keys=group)
+        address = "tcp://127.0.18.8:45680"
+        with pytest.raises(ray_sched.BadMessageError, match="has to name its key"):
+            outbox.send(address, b"x")
+        assert outbox.send(alice.answers_at(address), b"sealed")
+        inbox.rcvtimeo = int(PATIENCE_S * 1000)
+        assert inbox.recv() == b"sealed"
+        with pytest.raises(ray_sched.BadMessageError):
+            PushSockets(context, 8).send(alice.answers_at(address), b"x")
+        outbox.close()
+        inbox.close(0)
+    finally:
+        guard.close()
+        context.term()
+
+
+def test_keys_are_made_by_a_command(tmp_path: Path) -> None:
+    made = CliRunner().invoke(main, ["keys", "new", "alice", "--dir", str(tmp_path / "keys")])
+    assert made.exit_code == 0, made.output
+    assert "connect with keys='alice' (or --keys alice)" in made.output
+    assert Keys.of_client(tmp_path / "keys" / "clients" / "alice")
+    again = CliRunner().invoke(main, ["keys", "new", "alice", "--dir", str(tmp_path / "keys")])
+    assert again.exit_code == 2
+    assert "alice.key exists" in again.output
+
+
+def up(**variables: str) -> subprocess.CompletedProcess[str]:
+    """On no address of this machine, so that nothing starts."""
+    return subprocess.run(
+        [sys.executable, "-m", "ray_sched.cli", "up", "--host", "192.0.2.77"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_up_warns_in_one_line_where_others_could_reach_it(tmp_path: Path) -> None:
+    state = {"RAY_SCHED_STATE_DIR": str(tmp_path)}
+    warnings = [line for line in up(**state).stderr.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "whoever reaches 192.0.2.77 can run code here: set security.curve" in warnings[0]
+
+    without_keys = up(**state, RAY_SCHED_SECURITY_CURVE=str(tmp_path / "none"))
+    assert "warning" not in without_keys.stderr
+    assert without_keys.returncode == 2
+    assert "make keys with: ray-sched keys new NAME" in without_keys.stderr
