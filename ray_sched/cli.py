@@ -114,8 +114,8 @@ def up(file: str | None, detach: bool, **flags: Any) -> None:
     config = _load(file, **flags)
     if not (config.security.curve or config.host.startswith("127.")):
         click.echo(
-            f"ray-sched: warning: whoever reaches {config.host} can run code here: set security.curve, or let "
-            "a firewall close its ports (docs/security.md)",
+            f"ray-sched: warning: whoever reaches {config.host} can run code here: set security.curve, or "
+            "let a firewall close its ports (docs/security.md)",
             err=True,
         )
     sys.exit(starting.start(config, _Screen(detach).show, detach))
@@ -193,6 +193,23 @@ def status(host: str | None, address: str | None, as_json: bool) -> None:
     config = _load(host=host, address=address)
     told = group_status.read(config)
     click.echo(json.dumps(told, default=str) if as_json else group_status.as_tables(told))
+
+
+@main.command()
+@click.argument("name")
+@_host
+@_address
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@_plain_errors
+def why(name: str, host: str | None, address: str | None, as_json: bool) -> None:
+    """Tell what became of a call or a pin.
+
+    NAME is the id of a call or the key of its result, a DAG, a function, or an executor as IP:THREAD.
+    """
+    from ray_sched import story
+
+    told = story.read(_load(host=host, address=address), name)
+    click.echo(json.dumps(told) if as_json else story.as_text(told))
 
 
 @main.group()

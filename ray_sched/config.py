@@ -246,6 +246,14 @@ class Config:
     log_level: str = setting(
         "INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )
+    remembered: int = setting(
+        10_000,
+        "Calls, and likewise pins and runs, that each process remembers for `ray-sched why`.",
+        minimum=1,
+    )
+    log_format: str = setting(
+        "key=value", "How a line of the log is written: key=value or json.", choices=("key=value", "json")
+    )
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from ray_sched import running
 from ray_sched.config import Config
 from ray_sched.errors import NotRunningError
 from ray_sched.holder import CONNECT_S
+
+if TYPE_CHECKING:
+    from ray_sched.actors.group import Group
 
 _SIZES: Final = {"actors": "actor", "executors": "executor", "dags": "DAG", "functions": "function"}
 """The counts that are sizes, and what one is called."""
@@ -22,6 +26,13 @@ def read(config: Config) -> dict[str, Any]:
     Raises:
         NotRunningError: nothing does, or it is still being started.
     """
+    with attached(config) as group:
+        return _gather(group.name, group.status())
+
+
+@contextlib.contextmanager
+def attached(config: Config) -> Iterator[Group]:
+    """The group that runs on the configured host, for as long as this is open. Raises as `read` does."""
     host, ray_address = config.host, config.ray_address
     entry = running.find(host)
     if not ray_address and entry is None:
@@ -35,8 +46,7 @@ def read(config: Config) -> dict[str, Any]:
 
     connect(ray_address or (entry.ray_address if entry else ""), CONNECT_S)
     try:
-        group = Group.attach(entry.group if entry else config.group_name)
-        return _gather(group.name, group.status())
+        yield Group.attach(entry.group if entry else config.group_name)
     finally:
         disconnect()
 

@@ -94,8 +94,9 @@ class Requester:
         """A scheduler says nothing to whom it does not admit."""
         if self._keys is None:
             return "If it admits holders of keys alone, connect with keys=FOLDER"
+        ours = self._keys.public.decode()
         return (
-            f"Does it use keys (security.curve), has it its key still, and is ours, {self._keys.public.decode()}, "
+            f"Does it use keys (security.curve), has it its key still, and is ours, {ours}, "
             "among its clients'?"
         )
 

@@ -11,8 +11,10 @@ import ray
 
 from ray_sched.actors.messages import Presence
 from ray_sched.actors.names import executor_role
+from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.executor.server import ExecutorServer
+from ray_sched.logs import configure
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class ExecutorActor:
     ) -> None:
         self._holds_slot = holds_slot
         self._ending = threading.Event()
+        configure(config, executor_role(ip or config.host, tid))
         self._server = ExecutorServer(config, tid, gpu=gpu, ip=ip or None, on_departed=self._leave)
         self._server.start()
 
@@ -59,6 +62,11 @@ class ExecutorActor:
     def depart(self) -> None:
         """Finish what is here, and leave for good."""
         self._server.depart()
+
+    def why(self, name: str) -> Account:
+        """What happened here to a call, a function or a DAG; to all, for this executor's own address."""
+        history = self._server.history
+        return account(history.about(name), (), (history.since(),))
 
     def stop(self) -> None:
         """Free the ports. Again is harmless."""

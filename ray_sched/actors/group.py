@@ -76,6 +76,7 @@ _STOP_ORDER: Final = (
 """The policy before the executors, since it starts some; the key-value store last, since others may still
 write."""
 
+_WITHOUT_HISTORY: Final = (names.KVS, names.STATS, names.GOSSIP)
 _CLEANUP_S: Final = 10.0
 """What stopping may take after a start that failed."""
 _POLL_S: Final = 0.05
@@ -130,9 +131,17 @@ class Group:
 
     def status(self, timeout_s: float = 3.0) -> dict[str, dict[str, Any]]:
         """What each actor's `status()` says, by role; `{"error": reason}` where none comes in time."""
-        pending = {role: handle.status.remote() for role, handle in self.handles.items()}
+        return self._ask({role: handle.status.remote() for role, handle in self.handles.items()}, timeout_s)
+
+    def why(self, name: str, timeout_s: float = 3.0) -> dict[str, Any]:
+        """What each actor that decides or runs something remembers under a name, by role: an `Account`;
+        `{"error": reason}` where none comes in time."""
+        asked = {role: handle for role, handle in self.handles.items() if role not in _WITHOUT_HISTORY}
+        return self._ask({role: handle.why.remote(name) for role, handle in asked.items()}, timeout_s)
+
+    def _ask(self, pending: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         ray.wait(list(pending.values()), num_returns=len(pending), timeout=timeout_s)
-        answers: dict[str, dict[str, Any]] = {}
+        answers: dict[str, Any] = {}
         for role, ref in pending.items():
             try:
                 answers[role] = ray.get(ref, timeout=0)

@@ -18,6 +18,7 @@ import ray
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.messages import Send
 from ray_sched.actors.process import leave_for_restart, prepare_process
+from ray_sched.actors.telling import Account
 from ray_sched.config import Config
 from ray_sched.core.replication import Update
 from ray_sched.errors import TimedOutError
@@ -64,6 +65,10 @@ class IngressActor:
 
     def status(self) -> dict[str, Any]:
         return {"pid": os.getpid(), **self._loop.status(time.monotonic())}
+
+    def why(self, name: str) -> Account:
+        """How calls were decided here: by id, result key, function, DAG or executor."""
+        return self._loop.why(name)
 
     def stop(self) -> None:
         self._loop.stop()

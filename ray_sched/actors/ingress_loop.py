@@ -37,20 +37,23 @@ from ray_sched.actors.front import (
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen, Suspected
+from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.history import Ring
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
+from ray_sched.logs import Complaints, fields, teller
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
 from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
-from ray_sched.wire.sockets import Complaints, batching_context, bind
+from ray_sched.wire.sockets import batching_context, bind
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class IngressLoop:
         self.synced = threading.Event()
         """Set once a first dispatch table is here."""
         self.mailbox: Mailbox[Callable[[float], None]] = Mailbox()
-        self._complaints = Complaints()
+        self._complaints = Complaints(log)
 
         group = config.group_name
         self._scheduler = Link(group, names.SCHEDULER)
@@ -104,7 +107,12 @@ class IngressLoop:
             load_policy(config.policy),
             random.Random(config.policy.seed or None),
             self._arrivals,
+            config.remembered,
         )
+        self._handed_on = Ring(config.remembered)
+        """Calls that the Scheduler was asked to decide."""
+        self._handed_on.heard = teller(log, logging.DEBUG)
+        self._debug = log.isEnabledFor(logging.DEBUG)
         self._asked_whole_at = float("-inf")
         self._stopping = threading.Event()
 
@@ -151,6 +159,18 @@ class IngressLoop:
             "waiting_requests": len(self._forwarding),
             "loop_alive": self._thread.is_alive(),
         }
+
+    def why(self, name: str) -> Account:
+        """What is remembered under that name. From any thread."""
+        decisions, handed_on = self._dispatcher.decisions, self._handed_on
+        told = decisions.about(name, self._config.policy.name, self._table)
+        return account([*told, *handed_on.about(name)], (), (decisions.since(), handed_on.since()))
+
+    def _hand_on(self, port: int, name: str, key: str, body: bytes, peer: Peer | None, now: float) -> None:
+        why = "the Scheduler was asked to decide a call of {}: "
+        why += "not known here" if self._replica.may_decide(now) else "no valid lease here"
+        self._handed_on.note(now, (name, key), why, name)
+        self._forwarding.forward(port, body, peer, now)
 
     # --- the loop ---
 
@@ -248,7 +268,7 @@ class IngressLoop:
     def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.FunctionCall, body)
         if not self._replica.may_decide(now):
-            self._forwarding.forward(ports.FUNCTION_CALL, body, peer, now)
+            self._hand_on(ports.FUNCTION_CALL, call.name, call.response_key, body, peer, now)
             return None
         self.counts["calls"] += 1
         return self._carry_out(self._dispatcher.call(call, now), now)
@@ -256,7 +276,7 @@ class IngressLoop:
     def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.DagCall, body)
         if not self._replica.may_decide(now) or call.name not in self._plans:
-            self._forwarding.forward(ports.DAG_CALL, body, peer, now)
+            self._hand_on(ports.DAG_CALL, call.name, call.output_key, body, peer, now)
             return None
         self.counts["dag_calls"] += 1
         return self._carry_out(self._dispatcher.call_dag(call, now, time.time()), now)
@@ -287,6 +307,8 @@ class IngressLoop:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
 
     def _carry_out(self, dispatched: Dispatched, now: float) -> Reply:
+        if self._debug:
+            log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
         self.out.put_calls(dispatched.sends)
         if not self._config.local:
             for executor, kind, _ in dispatched.sends:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ray_sched.actors.names import KVS
 from ray_sched.config import Config
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
+from ray_sched.logs import configure
 from ray_sched.wire.curve import Keys
 
 
@@ -19,6 +21,7 @@ class KvsActor:
     """
 
     def __init__(self, config: Config) -> None:
+        configure(config, KVS)
         self._store = Store(config.kvs.path)
         self._server = KvsServer(config.host, self._store, keys=Keys.of_group(config.security.curve))
         try:

@@ -32,6 +32,7 @@ from ray_sched.actors.messages import (
     Suspected,
 )
 from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
+from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
@@ -40,6 +41,7 @@ from ray_sched.core.pins import Demand, Effect, Finished, Pin, PinRequest, Reser
 from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
+from ray_sched.logs import teller
 from ray_sched.wire import internal_pb2, shared_pb2
 from ray_sched.wire.codec import parse
 from ray_sched.wire.curve import Keys
@@ -79,7 +81,9 @@ class PolicyActor:
             local=config.local,
             pin_timeout_s=config.scheduler.pin_timeout_s,
             settle_s=config.scheduler.pin_grace_s,
+            remembered=config.remembered,
         )
+        self._pinning.history.heard = teller(log, logging.INFO)
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
         self._waiters: dict[int, Future[Finished]] = {}
         self._kvs = KvsClient(
@@ -230,6 +234,31 @@ class PolicyActor:
                 "late_pin_answers": self._pinning.late_answers,
                 "cached_keys": len(self._table.key_ips),
             }
+
+    def why(self, name: str) -> Account:
+        """What became of the pins of a DAG, of a function, or on an executor; and how that stands."""
+        with self._lock:
+            history = self._pinning.history
+            now = [
+                f"{pin.function} is pinned on {pin.address[0]}:{pin.address[1]} for DAG {pin.dag}"
+                for pins in self._pinning.pins.values()
+                for pin in pins
+                if name in (pin.dag, pin.function, f"{pin.address[0]}:{pin.address[1]}")
+            ]
+            now += [
+                f"{function} of DAG {dag} has no executor yet"
+                for dag, functions in self._pinning.missing().items()
+                for function in functions
+                if name in (dag, function)
+            ]
+            now += [
+                f"executor {e.name} {'is free' if e.free else 'is not free'}, "
+                f"{'overloaded' if e.overloaded else 'not overloaded'}, given {e.recent} calls lately; "
+                f"its last status came {time.monotonic() - e.last_seen:.1f} s ago"
+                for e in self._table.executors.values()
+                if e.name == name
+            ]
+            return account(history.about(name), now, (history.since(),))
 
     def stop(self) -> None:
         self._stopping.set()

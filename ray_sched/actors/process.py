@@ -12,6 +12,7 @@ from typing import Final
 import ray
 
 from ray_sched.config import Config
+from ray_sched.logs import configure
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +22,7 @@ SWITCH_INTERVAL_S: Final = 0.0005
 
 def prepare_process(config: Config, role: str) -> None:
     """Called once, at the start of an actor's constructor."""
-    logging.basicConfig(
-        level=config.log_level,
-        format=f"%(asctime)s level=%(levelname)s group={config.group_name} actor={role} %(message)s",
-        force=True,
-    )
+    configure(config, role)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 

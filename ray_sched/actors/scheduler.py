@@ -24,12 +24,14 @@ from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
+from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Limits
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import ExecutorTable
+from ray_sched.core.history import Ring
 from ray_sched.core.pins import pin_requests
 from ray_sched.core.policies import load_policy
 from ray_sched.core.registry import Registry
@@ -42,6 +44,7 @@ from ray_sched.errors import (
 )
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import MultiCausal
+from ray_sched.logs import fields, teller
 from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
@@ -100,7 +103,11 @@ class SchedulerActor:
             load_policy(config.policy),
             random.Random(config.policy.seed or None),
             self._arrivals,
+            config.remembered,
         )
+        self._requests = Ring(config.remembered)
+        """What became of functions and DAGs here."""
+        self._requests.heard = teller(log, logging.INFO)
         self._kvs = KvsClient(
             config.kvs_host,
             config.host,
@@ -202,6 +209,8 @@ class SchedulerActor:
             raise NoResourcesError("the scheduler does not know the executors (yet): try again")
 
     def _sends(self, dispatched: Dispatched, now: float) -> tuple[Send, ...]:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
         if not self._config.local:
             self._booked += [
                 Booked(e.address, seq_at(now)) for e, kind, _ in dispatched.sends if kind == CALL
@@ -236,6 +245,7 @@ class SchedulerActor:
         self._catalog.store_function(function)
         with self._lock:
             self._registry.add_function(function.name)
+        self._note(function.name, "function {} is registered")
 
     def function_names(self, prefix: str) -> list[str]:
         """The functions in the key-value store's index, other schedulers' among them."""
@@ -265,6 +275,17 @@ class SchedulerActor:
         Raises DagExistsError, InvalidDagError, FunctionNotFoundError, NoResourcesError, KvsError,
         TimedOutError.
         """
+        try:
+            self._create_dag(dag, num_replicas)
+        except BaseException as error:
+            self._note(dag.name, "DAG {} was not created: {}", _words(error))
+            raise
+        self._note(dag.name, "DAG {} is created")
+
+    def _note(self, name: str, what: str, *facts: object) -> None:
+        self._requests.note(time.monotonic(), (name,), what, name, *facts)
+
+    def _create_dag(self, dag: cb.Dag, num_replicas: int) -> None:
         self._wait_recovered()
         replicas = num_replicas or self._config.scheduler.num_replicas
         if not self._registry.has_dag(dag.name):
@@ -326,6 +347,7 @@ class SchedulerActor:
             self._registry.remove(name)
             self._arrivals.forget_dag(name)
             self._publisher.set_dag(name, None)
+        self._note(name, "DAG {} is deleted")
         self._gossip.tell("dag_deleted" if own else "delete_elsewhere", name)
         try:
             if own:
@@ -608,6 +630,15 @@ class SchedulerActor:
 
     # --- for the group ---
 
+    def why(self, name: str) -> Account:
+        """How calls were decided here, and what became of functions and DAGs."""
+        decisions = self._dispatcher.decisions
+        told = [*decisions.about(name, self._config.policy.name, self._table), *self._requests.about(name)]
+        with self._lock:
+            known = [f"DAG {name} exists"] if self._registry.has_dag(name) else []
+            known += [f"function {name} is registered"] if self._registry.has_function(name) else []
+        return account(told, known, (decisions.since(), self._requests.since()))
+
     def ready(self) -> dict[str, Any]:
         self._recovered.wait(self._config.start_timeout_s)
         self._fresh.wait(self._config.start_timeout_s)
@@ -637,6 +668,11 @@ class SchedulerActor:
         self._lane.close()
         self._python.close()
         self._kvs.close()
+
+
+def _words(error: BaseException) -> str:
+    """Ours are made of names and numbers; what another one says is not known."""
+    return str(error) if isinstance(error, RaySchedError) else type(error).__name__
 
 
 def log_failure(future: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
 from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.history import Decisions
 from ray_sched.core.policies import Policy, Request, Rng
 from ray_sched.core.references import may_refer, references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
@@ -63,7 +64,11 @@ class Dispatcher:
         policy: Policy,
         rng: Rng,
         arrivals: Arrivals,
+        remembered: int = 1000,
     ) -> None:
+        """`remembered` is how many decisions can be asked for afterwards."""
+        self.decisions = Decisions(remembered)
+        self._remember = self.decisions.add
         self._table = table
         self._plans = plans
         self._policy = policy
@@ -92,10 +97,16 @@ class Dispatcher:
             references = references_of(call.arguments.values) if may_refer(message) else ()
             executor = self._policy.pick(candidates, Request(name, references), self._table, self._rng)
         if executor is None:
-            raise NoResourcesError(f"no free executor for {name!r}: try again, or add executors")
+            seen = (len(candidates.available.items), len(candidates.overloaded.items))
+            refused = f"no free executor for {name!r}: try again, or add executors"
+            self._remember((now, key, "", name, (name,), (), seen, refused))
+            raise NoResourcesError(refused)
         if not key:
             key = self.new_id()
             message += delimited(RESPONSE_KEY, key.encode())
+        self._remember(
+            (now, key, name, executor, len(candidates.available.items), len(candidates.overloaded.items))
+        )
         self._table.note_calls((executor,))
         self._table.book(executor, seq_at(now))
         self._arrivals.on_function(name)
@@ -125,6 +136,7 @@ class Dispatcher:
         some_given = len(given) > 0  # to look for each name among none costs as much as to find it
         pools, table, rng, pick = self._table.functions, self._table, self._rng, self._policy.pick
         picked: list[Executor] = []
+        seen: list[int] = []
         for name, _, key, plain in plan.functions:
             request = plain
             if some_given and name in given:
@@ -135,8 +147,13 @@ class Dispatcher:
                 part.append(delimited(ARGUMENTS, key + delimited(2, serialized)))
             pool = pools.get(name)
             executor = None if pool is None else pick(pool, request, table, rng)
+            if pool is not None:
+                seen += (len(pool.available.items), len(pool.overloaded.items))
             if executor is None:
-                raise NoResourcesError(f"no executor can take {name!r} of DAG {plan.name!r} now: try again")
+                refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
+                told = (now, call_id, call.output_key, plan.name, plan.names, picked)
+                self._remember((*told, seen if pool is not None else [*seen, 0, 0], refused))
+                raise NoResourcesError(refused)
             part.append(executor.entries[name])
             picked.append(executor)
         if call.HasField("continuation"):
@@ -155,6 +172,7 @@ class Dispatcher:
         ]
         start = delimited(TRIGGER_ID, call_id.encode())
         sends += [(picked[position], TRIGGER, trigger + start) for position, trigger in plan.sources]
+        self._remember((now, call_id, call.output_key, plan.name, plan.names, picked, seen, ""))
         self._table.note_calls(picked)
         self._arrivals.on_dag(plan.name, plan.names, now)
         return Dispatched(call.output_key or call_id, sends)

@@ -114,6 +114,10 @@ class CallRequest:
     entry: int
 
     @property
+    def id(self) -> str:
+        return self.call.response_key
+
+    @property
     def function(self) -> str:
         return self.call.name
 
@@ -130,6 +134,10 @@ class DagRequest:
     reference: cb.Dag.FunctionReference
     """The function, as the DAG describes it."""
     entry: int
+
+    @property
+    def id(self) -> str:
+        return self.schedule.id
 
     @property
     def function(self) -> str:

@@ -27,6 +27,7 @@ from collections.abc import Iterable
 
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
+from ray_sched.core.history import Ring
 from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
 from ray_sched.core.placing import Placing
 from ray_sched.core.policies import Rng
@@ -51,6 +52,10 @@ STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
 
+def _name(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
 class Pinning(Placing):
     """The state machine. The table is read for candidates and told of what was pinned."""
 
@@ -63,8 +68,11 @@ class Pinning(Placing):
         local: bool,
         pin_timeout_s: float,
         settle_s: float,
+        remembered: int = 1000,
     ) -> None:
         super().__init__(table, rng, functions_per_executor)
+        self.history = Ring(remembered)
+        """What became of pins, by DAG, function and executor."""
         self._local = local
         self._pin_timeout_s = pin_timeout_s
         self._settle_s = settle_s
@@ -359,8 +367,22 @@ class Pinning(Placing):
             self._sent.append(attempt)
             reserve = self.ledger.want(attempt.target())
             attempt.reserving = bool(reserve)
+            self._note(
+                now,
+                attempt,
+                "pin of {} for DAG {}: {} chosen, one of {} free executors; {} were asked before",
+                executor.name,
+                len(self._table.free[attempt.request.gpu]),
+                len(attempt.tried) - 1,
+            )
             effects += reserve or self._send(attempt, now)
-        return effects + self._finish_complete()
+        return effects + self._finish_complete(now)
+
+    def _note(self, now: float, attempt: Attempt | Pin, what: str, executor: str, *facts: object) -> None:
+        function = attempt.function if isinstance(attempt, Pin) else attempt.request.function
+        self.history.note(
+            now, (attempt.dag, function, executor), what, function, attempt.dag, executor, *facts
+        )
 
     def _send(self, attempt: Attempt, now: float) -> list[Effect]:
         address, request = attempt.address, attempt.request
@@ -377,6 +399,14 @@ class Pinning(Placing):
         address = attempt.address
         assert address is not None
         pin = attempt.target()
+        self._note(
+            now,
+            attempt,
+            "pin of {} for DAG {}: {} accepted it"
+            if accepted
+            else "pin of {} for DAG {}: {} did not take it",
+            _name(address),
+        )
         self._sent.remove(attempt)
         attempt.address = None
         attempt.in_lane = attempt.reserving = False
@@ -391,13 +421,15 @@ class Pinning(Placing):
             self._waiting.append(attempt)
         return self.ledger.drop(pin)
 
-    def _finish_complete(self) -> list[Effect]:
+    def _finish_complete(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for transaction in list(self._transactions.values()):
             pins = tuple(attempt.pin for attempt in transaction.attempts if attempt.pin is not None)
             if len(pins) < len(transaction.attempts):
                 continue
             del self._transactions[transaction.id]
+            names = (transaction.dag, *(pin.function for pin in pins))
+            self.history.note(now, names, "all {} pins of DAG {} hold", len(pins), transaction.dag)
             self.pins.setdefault(transaction.dag, []).extend(pins)
             if not transaction.repair:
                 self._wanted[transaction.dag] = [attempt.request for attempt in transaction.attempts]
@@ -409,6 +441,8 @@ class Pinning(Placing):
         self, transaction: Transaction, reason: str, now: float, *, short: bool = False
     ) -> list[Effect]:
         del self._transactions[transaction.id]
+        names = (transaction.dag, *(attempt.request.function for attempt in transaction.attempts))
+        self.history.note(now, names, "pins of DAG {} failed: {}", transaction.dag, reason)
         effects: list[Effect] = []
         for attempt in transaction.attempts:
             attempt.abandoned = True
@@ -449,6 +483,9 @@ class Pinning(Placing):
             self._table.unpinned(address, function)
             self._release_later(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
+        self.history.note(
+            now, (function, _name(address)), "{} was told to unpin {}", _name(address), function
+        )
         return [SendUnpin(address, function)]
 
     def _release_later(self, address: Address, function: str, now: float, tries: int = 0) -> None:
@@ -501,6 +538,7 @@ class Pinning(Placing):
             for pin in [p for p in pins if p.address == address and p.function not in held]:
                 pins.remove(pin)
                 effects += self.ledger.drop(pin)
+                self._note(now, pin, "pin of {} for DAG {} on {} is lost", _name(address))
                 request = next((r for r in self._wanted.get(dag, []) if r.function == pin.function), None)
                 if request is not None:
                     self._lost.setdefault(dag, []).append((request, now))

@@ -15,10 +15,12 @@ from ray_sched.core.destination import Destination
 from ray_sched.core.execution import Fail
 from ray_sched.errors import BadMessageError, KvsError, NoResourcesError, RaySchedError
 from ray_sched.executor.dependencies import Dependencies
+from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.outbox import Outbox
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import Lattice, MultiCausal
+from ray_sched.logs import fields
 from ray_sched.values import dumps, error_value
 from ray_sched.wire import cloudburst_pb2 as cb
 
@@ -35,7 +37,10 @@ NOT_FOUND: Final = ("ERROR", cb.GenericResponse(error=cb.FUNC_NOT_FOUND).Seriali
 class Answers:
     """Sends results and errors to their destinations. For the run thread alone, but for the counts."""
 
-    def __init__(self, kvs: KvsClient, outbox: Outbox, journal: Journal, write_timeout_s: float) -> None:
+    def __init__(
+        self, kvs: KvsClient, outbox: Outbox, journal: Journal, write_timeout_s: float, history: History
+    ) -> None:
+        self._history = history
         self.lost = 0
         """Results that could not be delivered."""
         self._kvs = kvs
@@ -56,6 +61,7 @@ class Answers:
         if to.address:
             try:
                 self._outbox.send(to.address, value)
+                self._history.result(to, "result sent to {}", to.address)
             except (BadMessageError, NoResourcesError) as error:
                 self._lose(to, error)
             self._journal.end(entry)
@@ -86,6 +92,7 @@ class Answers:
 
     def ended(self, to: Destination, entry: int) -> None:
         """Answer a call that a process before this one took on and did not finish."""
+        self._history.result(to, "the process before this one ended with it: it is answered with an error")
         error = error_value(ENDED, cb.EXECUTION_ERROR)
         if to.speculative and not to.address:
             # It may have been the branch that the call's result did not wait for.
@@ -121,6 +128,8 @@ class Answers:
             failure = done.exception()
             if failure is not None:
                 self._lose(to, failure)
+            else:
+                self._history.result(to, "result stored at key {}", to.key)
             self._journal.end(entry)
 
         self._writes.add(write)
@@ -132,4 +141,5 @@ class Answers:
 
     def _lose(self, to: Destination, error: BaseException) -> None:
         self.lost += 1
-        logger.warning("The result of call %s is lost: %s", to.call_id, error)
+        self._history.result(to, "result lost: {}", type(error).__name__)
+        logger.warning("a result is lost", extra=fields(id=to.call_id, why=str(error)))

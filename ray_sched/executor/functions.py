@@ -125,3 +125,11 @@ def describe(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except BaseException:
         return type(error).__name__
+
+
+def kind_of(error: BaseException) -> str:
+    """What a log may say of an error: its type, and that of what caused it. Its words may hold user data."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and len(causes) < 5:
+        causes.append(cause)
+    return " from ".join(type(cause).__name__ for cause in causes)

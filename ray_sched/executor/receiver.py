@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -22,12 +23,15 @@ from ray_sched.core.execution import (
     UnpinArrived,
 )
 from ray_sched.errors import BadMessageError
+from ray_sched.logs import Complaints
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
 from ray_sched.wire.curve import FROM_EXECUTORS, FROM_GROUP, Keys
 from ray_sched.wire.ports import Layout
-from ray_sched.wire.sockets import Complaints, bind_pull, receive
+from ray_sched.wire.sockets import bind_pull, receive
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
@@ -61,7 +65,7 @@ class Receiver:
         self._begin = begin
         self._inbox = inbox
         self._emit = emit
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
         self._lock = threading.Lock()
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -7,6 +7,7 @@ go out even when the run thread hangs.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Final
 
@@ -15,11 +16,14 @@ import zmq
 from ray_sched.config import Config
 from ray_sched.core.utilization import Utilization
 from ray_sched.errors import BadMessageError
+from ray_sched.logs import Complaints
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import MGMT_DEPART, MGMT_STATISTICS, MGMT_STATUS, PIN_ACCEPT, STATUS, tcp
-from ray_sched.wire.sockets import Complaints, PushSockets
+from ray_sched.wire.sockets import PushSockets
+
+logger = logging.getLogger(__name__)
 
 NAMES: Final = 1000
 """Functions, and DAGs, that one report counts at most: names come from callers."""
@@ -62,7 +66,7 @@ class Reports:
         self._sockets = PushSockets(self._context, SOCKETS, host_names=False, keys=keys)
         # The management node's protocol knows no keys.
         self._mgmt = PushSockets(self._context, SOCKETS, host_names=False)
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
         self._functions: dict[str, _Times] = {}
         self._dags: dict[str, _Times] = {}
         self._closed = False

@@ -18,13 +18,15 @@ from ray_sched.core.execution import CallRequest, DagRequest, Run
 from ray_sched.errors import BadMessageError, FunctionNotFoundError, TimedOutError
 from ray_sched.executor.answers import NOT_FOUND, Answers
 from ray_sched.executor.dependencies import Dependencies
-from ray_sched.executor.functions import Functions, describe
+from ray_sched.executor.functions import Functions, describe, kind_of
+from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.lattices import clock_of, revealed
 from ray_sched.executor.outbox import Outbox
 from ray_sched.executor.reports import Reports
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import Lattice
+from ray_sched.logs import fields
 from ray_sched.reference import CloudburstReference
 from ray_sched.values import error_value, from_value, to_value
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -56,7 +58,9 @@ class Runner:
         scheduler_ips: Sequence[str],
         reference_timeout_s: float,
         rng: random.Random,
+        history: History,
     ) -> None:
+        self._history = history
         self.errors = 0
         """Requests that were answered with an error."""
         self._library = library
@@ -78,6 +82,8 @@ class Runner:
             Dependencies(request.triggers if isinstance(request, DagRequest) else ())
             for request in run.requests
         ]
+        for request in run.requests:
+            self._history.request(request, "{} runs")
         results = self._results(run, dependencies)
         ended = tuple(map(self._conclude, run.requests, results, dependencies))
         runtime_s = (time.monotonic() - began) / len(run.requests)
@@ -161,13 +167,19 @@ class Runner:
                 raise result.error
             if isinstance(request, CallRequest):
                 value = to_value(result).SerializeToString(deterministic=True)
+                self._history.request(request, "{} is done")
                 self._answers.result(Destination.of_call(request.call), value, dependencies, request.entry)
                 return True
             return self._conclude_dag(request, result, dependencies)
-        except FunctionNotFoundError:
+        except FunctionNotFoundError as error:
+            self._history.request(request, "{} failed: {}", type(error).__name__)
             self._fail(request, NOT_FOUND)
         except BaseException as error:
-            logger.info("A run of %r failed", request.function, exc_info=error)
+            self._history.request(request, "{} failed: {}", type(error).__name__)
+            logger.info(
+                "a run failed",
+                extra=fields(id=request.id, function=request.function, error=kind_of(error)),
+            )
             self._fail(request, error_value(describe(error), cb.EXECUTION_ERROR))
         return True
 
@@ -188,6 +200,7 @@ class Runner:
             if request.reference.type == cb.MULTIEXEC and value in request.reference.invalid_results:
                 return False
         if sinks:
+            self._history.request(request, "{} is done, and triggers {}", ", ".join(sinks))
             self._trigger(schedule, sinks, result, dependencies)
             self._journal.end(request.entry)
             return True
@@ -196,9 +209,11 @@ class Runner:
             continuation.id = schedule.id
             continuation.result = value
             scheduler = self._rng.choice(self._scheduler_ips)
+            self._history.request(request, "{} is done, and DAG {} is called with it", continuation.name)
             self._outbox.send(tcp(scheduler, CONTINUATION), continuation.SerializeToString())
             self._journal.end(request.entry)
         else:
+            self._history.request(request, "{} is done")
             self._answers.result(Destination.of_result(schedule), value, dependencies, request.entry)
         self._reports.dag_ended(schedule.dag.name, time.time() - schedule.start_time)
         return True

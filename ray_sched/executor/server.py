@@ -47,7 +47,8 @@ from ray_sched.core.execution import (
 )
 from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
-from ray_sched.executor.functions import PREFIX, Functions
+from ray_sched.executor.functions import PREFIX, Functions, kind_of
+from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal, runtime_folder
 from ray_sched.executor.lattices import stored_value
 from ray_sched.executor.outbox import Outbox
@@ -56,6 +57,7 @@ from ray_sched.executor.reports import Reports
 from ray_sched.executor.runner import Runner
 from ray_sched.executor.user_library import UserLibrary
 from ray_sched.kvs.client import KvsClient
+from ray_sched.logs import fields, teller
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.curve import Guard, Keys
 
@@ -116,6 +118,9 @@ class ExecutorServer:
         self._abandoned = False
         self._loading: Load | None = None
         self._last_work = time.monotonic()
+        self.history = History(config.remembered)
+        """What happened to calls here."""
+        self.history.heard = teller(logger, logging.DEBUG)
         self._counts = {"calls": 0, "dag_runs": 0, "dropped": 0, "expired": 0, "recovered": 0}
 
     def start(self) -> None:
@@ -159,7 +164,7 @@ class ExecutorServer:
         self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic(), keys)
         self._outbox = Outbox(self._context, keys)
         patience_s = config.kvs.timeout_s * (config.kvs.retries + 1)
-        self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s)
+        self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s, self.history)
         library = UserLibrary(self.ip, self.tid, config.ports, self._kvs, self._outbox.send, self._inbox)
         self._functions = Functions(self._kvs, library)
         self._execution = Execution(
@@ -183,6 +188,7 @@ class ExecutorServer:
             scheduler_ips=config.scheduler_ips,
             reference_timeout_s=executor.reference_timeout_s,
             rng=random.Random(),
+            history=self.history,
         )
         for name, target in (("io", self._receive), ("run", self._work)):
             thread = threading.Thread(target=target, name=f"executor-{self.tid}-{name}", daemon=True)
@@ -366,15 +372,19 @@ class ExecutorServer:
             try:
                 self._functions.reload(name)
             except RaySchedError as error:
-                logger.warning("Function %r stays as it was: %s", name, error)
+                logger.warning(
+                    "a function stays as it was", extra=fields(function=name, error=kind_of(error))
+                )
 
     def _handle(self, event: Event) -> None:
+        self.history.arrived(event)
         for effect in self._execution.handle(event, time.monotonic()):
             self._carry_out(effect)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case AnswerPin(pin, success, error):
+                self.history.pin(effect)
                 self._reports.answer_pin(pin, success, error)
             case Report():
                 held = self._execution.functions
@@ -385,7 +395,8 @@ class ExecutorServer:
                 self._reports.status()
             case Fail():
                 self._counts["expired"] += 1
-                logger.warning("Call %s expired: %s", effect.schedule.id, effect.reason)
+                self.history.expired(effect)
+                logger.warning("a call expired", extra=fields(id=effect.schedule.id, reason=effect.reason))
                 self._answers.expired(effect)
             case Forget(entry):
                 self._journal.end(entry)
@@ -428,7 +439,9 @@ class ExecutorServer:
         except FunctionNotFoundError:
             error = cb.FUNC_NOT_FOUND
         except RaySchedError as failure:
-            logger.warning("Function %r cannot be pinned: %s", load.pin.name, failure)
+            logger.warning(
+                "a function cannot be pinned", extra=fields(function=load.pin.name, error=kind_of(failure))
+            )
             error = cb.EXECUTION_ERROR
         finally:
             self._loading = None

@@ -24,9 +24,10 @@ from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError, Po
 from ray_sched.kvs.exchange import Call, Effect, Exchange, Reconnect, Send
 from ray_sched.kvs.lattices import LWW, Lattice, type_name
 from ray_sched.kvs.timestamps import Timestamps
+from ray_sched.logs import Complaints
 from ray_sched.wire.curve import FROM_GROUP, Guard, Keys
 from ray_sched.wire.ports import KVS_CLIENT_ADDRESS, KVS_CLIENT_OFFSETS, KVS_CLIENT_RESPONSE, tcp
-from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
+from ray_sched.wire.sockets import PushSockets, bind_pull
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class KvsClient:
         )
         self._futures: dict[Call, tuple[Future[Any], Callable[[Results], Any]]] = {}
         self._submitted: deque[tuple[Call, Future[Any], Callable[[Results], Any]]] = deque()
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
         self._lock = threading.Lock()
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -20,10 +20,11 @@ from google.protobuf.message import DecodeError, Message
 from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError
 from ray_sched.kvs.lattices import parse
 from ray_sched.kvs.store import Store
+from ray_sched.logs import Complaints
 from ray_sched.wire import anna_pb2 as anna
 from ray_sched.wire.curve import FROM_ALL, Guard, Keys
 from ray_sched.wire.ports import KVS_ROUTING, KVS_STORAGE, tcp
-from ray_sched.wire.sockets import Complaints, PushSockets, bind_pull
+from ray_sched.wire.sockets import PushSockets, bind_pull
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class KvsServer:
         self._max_sockets = max_sockets
         self._max_message_bytes = max_message_bytes
         self._counters = Counters()
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
         self._max_answer_bytes = self._room = max_answer_bytes
         self._wake = -1
         self._stopping = False
@@ -92,18 +93,8 @@ class KvsServer:
         context.set(zmq.MAX_SOCKETS, self._max_sockets + 16)
         self._guard = Guard(context, self._keys)
         try:
-            routing, storage = (
-                bind_pull(
-                    context,
-                    self.ip,
-                    port,
-                    HOLDERS,
-                    max_message_bytes=self._max_message_bytes,
-                    keys=self._keys,
-                    admits=FROM_ALL,
-                )
-                for port in (KVS_ROUTING, KVS_STORAGE)
-            )
+            routing = self._bound(context, KVS_ROUTING)
+            storage = self._bound(context, KVS_STORAGE)
         except BaseException:
             self._guard.close()
             context.destroy(0)
@@ -113,6 +104,12 @@ class KvsServer:
             target=self._serve, args=(context, routing, storage), name=f"kvs-server-{self.ip}", daemon=True
         )
         self._thread.start()
+
+    def _bound(self, context: zmq.Context[zmq.Socket[bytes]], port: int) -> zmq.Socket[bytes]:
+        limit = self._max_message_bytes
+        return bind_pull(
+            context, self.ip, port, HOLDERS, max_message_bytes=limit, keys=self._keys, admits=FROM_ALL
+        )
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Finish the batch at hand, free the ports, end the thread. Again is harmless.

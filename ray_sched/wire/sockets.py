@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import time
@@ -16,8 +15,6 @@ import zmq.backend
 
 from ray_sched.errors import BadMessageError, ConfigError, PortTakenError
 from ray_sched.wire.curve import Keys
-
-logger = logging.getLogger(__name__)
 
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
@@ -223,21 +220,3 @@ def bind(
             f"cannot listen on port {port} of {ip!r}: {error}; is it an address of this machine?"
         ) from error
     return socket
-
-
-class Complaints:
-    """Logs what peers do wrong, at most once in a period, with how often it happened since."""
-
-    def __init__(self, period_s: float = 5.0) -> None:
-        self._period_s = period_s
-        self._next = 0.0
-        self._unsaid = 0
-
-    def add(self, what: str, why: object) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            self._unsaid += 1
-            return
-        logger.warning("%s: %s (and %d more that were not logged)", what, why, self._unsaid)
-        self._next = now + self._period_s
-        self._unsaid = 0

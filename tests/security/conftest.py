@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from ray_sched import keys
 from ray_sched.actors.cluster import LocalCluster
 from ray_sched.actors.group import Group
 from ray_sched.config import Config
 
 MGMT = "127.0.18.9"
+KEYED = "127.0.18.2"
+"""The address of the group that admits holders of keys alone."""
 CONFIG = Config(host="127.0.18.1", mgmt=MGMT).replace(
     **{
         "executor.count": 3,
@@ -48,5 +51,23 @@ def logs(cluster: LocalCluster) -> Path:
 @pytest.fixture(scope="package")
 def group(cluster: LocalCluster) -> Iterator[Group]:
     started = Group.start(CONFIG)
+    yield started
+    started.stop(STOP_S)
+
+
+@pytest.fixture(scope="package")
+def keys_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group's keys, with one client's, alice's."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys.new("alice", folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def keyed_group(cluster: LocalCluster, keys_folder: Path) -> Iterator[Group]:
+    config = Config(host=KEYED, log_level="DEBUG").replace(
+        **{"executor.count": 2, "executor.status_period_s": 0.5, "security.curve": str(keys_folder)}
+    )
+    started = Group.start(config)
     yield started
     started.stop(STOP_S)

@@ -17,58 +17,37 @@ from click.testing import CliRunner
 
 import ray_sched
 from ray_sched import keys
-from ray_sched.actors.cluster import LocalCluster
 from ray_sched.actors.group import Group
 from ray_sched.cli import main
-from ray_sched.config import Config
 from ray_sched.errors import ConfigError, NotRunningError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.curve import Guard, Keys
 from ray_sched.wire.sockets import PushSockets, bind_pull
-from tests.security.conftest import STOP_S
+from tests.security.conftest import KEYED as HOST
 
-HOST = "127.0.18.2"
 PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A group's keys, with one client's, alice's."""
-    folder = tmp_path_factory.mktemp("keys")
-    keys.new("alice", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def stranger_keys(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stranger_keys(keys_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A client's folder whose own key nobody knows; the group's keys in it are right."""
     other = tmp_path_factory.mktemp("stranger")
     handed = keys.new("mallory", other)
     for name in ("group", "executor"):
-        (handed / f"{name}.key").write_bytes((folder / f"{name}.key").read_bytes())
+        (handed / f"{name}.key").write_bytes((keys_folder / f"{name}.key").read_bytes())
     return handed
 
 
-@pytest.fixture(scope="module")
-def group(cluster: LocalCluster, folder: Path) -> Iterator[Group]:
-    config = Config(host=HOST).replace(
-        **{"executor.count": 2, "executor.status_period_s": 0.5, "security.curve": str(folder)}
-    )
-    started = Group.start(config)
-    yield started
-    started.stop(STOP_S)
-
-
 @pytest.fixture
-def client(group: Group, folder: Path) -> Iterator[ray_sched.Client]:
-    with ray_sched.connect(HOST, keys=folder / "clients" / "alice") as client:
+def client(keyed_group: Group, keys_folder: Path) -> Iterator[ray_sched.Client]:
+    with ray_sched.connect(HOST, keys=keys_folder / "clients" / "alice") as client:
         yield client
 
 
 @pytest.mark.cluster
-def test_all_ways_work_with_a_key(client: ray_sched.Client, group: Group) -> None:
+def test_all_ways_work_with_a_key(client: ray_sched.Client, keyed_group: Group) -> None:
     incr = client.register(lambda library, x: x + 1, "incr")
     client.register(lambda library, x: x * x, "square")
     assert incr(41).get(timeout_s=PATIENCE_S) == 42
@@ -82,7 +61,7 @@ def test_all_ways_work_with_a_key(client: ray_sched.Client, group: Group) -> Non
     assert client.get("key") == 20
     assert incr(ray_sched.CloudburstReference("key")).get(timeout_s=PATIENCE_S) == 21
 
-    scheduler = ray_sched.get_scheduler(group.name)
+    scheduler = ray_sched.get_scheduler(keyed_group.name)
     assert ray.get(scheduler.call_dag.remote("line", {"incr": [3]}), timeout=PATIENCE_S) == 16
     assert ray.get(scheduler.call.remote("incr", 1), timeout=PATIENCE_S) == 2
 
@@ -116,8 +95,8 @@ def test_functions_send_each_other_messages_between_executors(client: ray_sched.
     assert came.get(timeout_s=PATIENCE_S) == ["left", "right"]
 
 
-def states(group: Group) -> dict[str, Any]:
-    status = group.status()
+def states(keyed_group: Group) -> dict[str, Any]:
+    status = keyed_group.status()
     ingress = status["ingress"]["counts"]
     return {
         "pids": {role: answer["pid"] for role, answer in status.items()},
@@ -145,10 +124,10 @@ def push_refused(context: Any, own: Keys | None, port: int, message: bytes) -> N
 
 @pytest.mark.cluster
 def test_strangers_are_not_heard_and_nothing_dies(
-    client: ray_sched.Client, group: Group, stranger_keys: Path, folder: Path
+    client: ray_sched.Client, keyed_group: Group, stranger_keys: Path, keys_folder: Path
 ) -> None:
     client.register(lambda library, x: x, "same")
-    before = states(group)
+    before = states(keyed_group)
 
     # Without a key, as a legacy client; and with a key that nobody knows.
     with pytest.raises(NotRunningError, match="admits holders of keys alone, connect with keys=FOLDER"):
@@ -162,7 +141,7 @@ def test_strangers_are_not_heard_and_nothing_dies(
             kvs.put_bytes("stolen", b"1")
 
     # A client's key does for calls, and for neither statuses nor work for executors.
-    alice = Keys.of_client(folder / "clients" / "alice")
+    alice = Keys.of_client(keys_folder / "clients" / "alice")
     status = internal_pb2.ThreadStatus(ip="127.0.18.66", tid=0, running=True).SerializeToString()
     answer = cb.GenericResponse(success=True).SerializeToString()
     call = cb.FunctionCall(name="same", response_key="stolen-call").SerializeToString()
@@ -182,7 +161,7 @@ def test_strangers_are_not_heard_and_nothing_dies(
     for number in range(20):
         assert client.function("same")(number).get(timeout_s=PATIENCE_S) == number
 
-    after = states(group)
+    after = states(keyed_group)
     assert after["pids"] == before["pids"]
     assert after["executors"] == before["executors"] == 2
     assert after["calls"] == before["calls"] + 20
@@ -193,25 +172,25 @@ def test_strangers_are_not_heard_and_nothing_dies(
 
 
 @pytest.mark.cluster
-def test_a_key_is_admitted_and_refused_without_a_restart(group: Group, folder: Path) -> None:
-    handed = keys.new("bob", folder)
+def test_a_key_is_admitted_and_refused_without_a_restart(keyed_group: Group, keys_folder: Path) -> None:
+    handed = keys.new("bob", keys_folder)
     with ray_sched.connect(HOST, keys=handed) as bob:
         assert bob.list() is not None
-    (folder / "clients" / "bob.key").unlink()
+    (keys_folder / "clients" / "bob.key").unlink()
     with pytest.raises(NotRunningError):
         ray_sched.connect(HOST, timeout_s=1.0, keys=handed)
 
 
-def test_keys_are_their_owners_alone(folder: Path) -> None:
-    for file in folder.rglob("*.key*"):
+def test_keys_are_their_owners_alone(keys_folder: Path) -> None:
+    for file in keys_folder.rglob("*.key*"):
         assert file.stat().st_mode & 0o777 == 0o600, file
-    assert {file.name for file in (folder / "clients" / "alice").iterdir()} == {
+    assert {file.name for file in (keys_folder / "clients" / "alice").iterdir()} == {
         "alice.key_secret", "group.key", "executor.key",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"alice\.key exists"):
-        keys.new("alice", folder)
+        keys.new("alice", keys_folder)
     with pytest.raises(ConfigError, match="not allowed as a name"):
-        keys.new("../alice", folder)
+        keys.new("../alice", keys_folder)
 
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -226,9 +205,9 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
         Keys.of_group(str(tmp_path))
 
 
-def test_an_address_for_answers_has_to_name_its_key(folder: Path) -> None:
-    alice = Keys.of_client(folder / "clients" / "alice")
-    group = Keys.of_group(str(folder))
+def test_an_address_for_answers_has_to_name_its_key(keys_folder: Path) -> None:
+    alice = Keys.of_client(keys_folder / "clients" / "alice")
+    group = Keys.of_group(str(keys_folder))
     assert group is not None
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     guard = Guard(context, alice)

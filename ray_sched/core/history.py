@@ -1,0 +1,133 @@
+"""What happened lately: rings of small tuples, told as a story only when somebody asks.
+
+Rule 1: to note something costs one append of a tuple; words are made when they are asked for.
+Rule 2: a ring keeps the last `limit` entries, so that memory is bounded; it can say how far back it goes.
+Rule 3: ids, names and addresses are kept, arguments and values never.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ray_sched.core.executors import Executor, ExecutorTable
+
+Told = tuple[float, str]
+"""When (seconds of the clock that the entries have), and what happened, in words."""
+
+TOLD = 50
+"""Entries that one question is answered with at most, the latest ones."""
+
+
+class Entry(NamedTuple):
+    """Something that happened, under the names by which it can be asked for."""
+
+    at: float
+    names: tuple[str, ...]
+    what: str
+    """A format for `facts`."""
+    facts: tuple[Any, ...] = ()
+
+
+class Ring:
+    """The last things that happened. Appending is safe from any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self._entries: deque[Entry] = deque(maxlen=limit)
+        self.heard: Callable[[Entry], None] | None = None
+        """Told of each entry at once."""
+
+    def note(self, at: float, names: tuple[str, ...], what: str, *facts: Any) -> None:
+        entry = Entry(at, names, what, facts)
+        self._entries.append(entry)
+        if self.heard is not None:
+            self.heard(entry)
+
+    def about(self, name: str) -> list[Told]:
+        """The latest entries under that name, oldest first."""
+        found = [entry for entry in self._entries.copy() if name in entry.names]
+        return [(entry.at, entry.what.format(*entry.facts)) for entry in found[-TOLD:]]
+
+    def since(self) -> float | None:
+        """When the oldest entry was made; None where there is none."""
+        return self._entries[0].at if self._entries else None
+
+
+Placed = tuple[float, str, str, Executor, int, int]
+"""A function call as its dispatcher notes it: when, its id, the function, the executor, and how many
+candidates were available and overloaded. A bare tuple: a call has no time for more."""
+
+
+class Decision(NamedTuple):
+    """A call that a dispatcher placed, or refused: then the last function is the one without an executor."""
+
+    at: float
+    id: str
+    key: str
+    """Where the result goes, if the call said so."""
+    name: str
+    functions: Sequence[str]
+    picked: Sequence[Executor]
+    seen: Sequence[int]
+    """For each function how many candidates were available, and how many overloaded ones there were."""
+    refused: str
+
+    @classmethod
+    def of(cls, noted: Placed | tuple[Any, ...]) -> Decision:
+        """From what a dispatcher noted: the fields of this class, or a `Placed`."""
+        if len(noted) == len(cls._fields):
+            return cls(*noted)
+        at, id, name, executor, *seen = noted
+        return cls(at, id, "", name, (name,), (executor,), seen, "")
+
+    def ids(self) -> dict[str, str]:
+        """What a log says of it."""
+        executors = ",".join(executor.name for executor in self.picked)
+        return {"id": self.id, "key": self.key, "name": self.name, "executors": executors}
+
+
+class Decisions:
+    """The last calls of one dispatcher; for its thread, but for `about`."""
+
+    def __init__(self, limit: int) -> None:
+        self._ring: deque[tuple[Any, ...]] = deque(maxlen=limit)
+        self.add = self._ring.append
+
+    def last(self) -> Decision:
+        """The latest one. Raises IndexError where there is none."""
+        return Decision.of(self._ring[-1])
+
+    def about(self, name: str, policy: str, table: ExecutorTable) -> list[Told]:
+        """The latest decisions on a call's id, a result's key, a function, a DAG, or an executor `ip:tid`."""
+        decisions = map(Decision.of, self._ring.copy())
+        found = [decision for decision in decisions if _concerns(decision, name)]
+        return [told for decision in found[-TOLD:] for told in _tell(decision, policy, table)]
+
+    def since(self) -> float | None:
+        return self._ring[0][0] if self._ring else None
+
+
+def _concerns(decision: Decision, name: str) -> bool:
+    return (
+        name in (decision.id, decision.key, decision.name)
+        or name in decision.functions
+        or any(executor.name == name for executor in decision.picked)
+    )
+
+
+def _tell(decision: Decision, policy: str, table: ExecutorTable) -> Iterator[Told]:
+    key = f", result to key {decision.key}" if decision.key and decision.key != decision.id else ""
+    yield decision.at, f"call {decision.id or '(without an id)'} of {decision.name} came{key}"
+    seen = decision.seen
+    for number, function in enumerate(decision.functions[: len(seen) // 2]):
+        available, overloaded = seen[2 * number : 2 * number + 2]
+        candidates = f"{available} available and {overloaded} overloaded candidates"
+        if number < len(decision.picked):
+            executor = decision.picked[number]
+            gone = "" if table.executors.get(executor.address) is executor else ", which is gone by now,"
+            yield decision.at, f"{function}: policy {policy} picked {executor.name}{gone} of {candidates}"
+        else:
+            yield decision.at, f"{function}: policy {policy} picked nobody of {candidates}"
+    if decision.refused:
+        yield decision.at, f"refused: {decision.refused}"

@@ -1,0 +1,61 @@
+"""What happened to each call here, as far back as a ring of entries goes: for `ray-sched why`."""
+
+from __future__ import annotations
+
+import time
+
+from ray_sched.core.destination import Destination
+from ray_sched.core.execution import (
+    AnswerPin,
+    CallArrived,
+    CallRequest,
+    DagRequest,
+    Event,
+    Fail,
+    ScheduleArrived,
+    TriggerArrived,
+)
+from ray_sched.core.history import Ring
+
+
+class History(Ring):
+    """Entries of the monotonic clock, under ids of calls, result keys, functions and DAGs. Thread-safe."""
+
+    def arrived(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case CallArrived(call):
+                self.note(now, (call.response_key, call.name), "call of {} came", call.name)
+            case ScheduleArrived(schedule):
+                names = (schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name)
+                wanted = ", ".join(schedule.triggers)
+                self.note(now, names, "{} is scheduled, and waits for {}", schedule.target_function, wanted)
+            case TriggerArrived(trigger):
+                target = trigger.target_function
+                self.note(now, (trigger.id, target), "{} is triggered by {}", target, trigger.source)
+
+    def request(self, request: CallRequest | DagRequest, what: str, *facts: object) -> None:
+        """Something about a request; the first fact of `what` is its function."""
+        self.note(time.monotonic(), _names(request), what, request.function, *facts)
+
+    def result(self, to: Destination, what: str, *facts: object) -> None:
+        """Something about a call's result."""
+        self.note(time.monotonic(), (to.call_id, to.key), what, *facts)
+
+    def expired(self, fail: Fail) -> None:
+        schedule = fail.schedule
+        names = (schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name)
+        self.note(time.monotonic(), names, "expired: {}", fail.reason)
+
+    def pin(self, answer: AnswerPin) -> None:
+        name = answer.pin.name
+        self.note(
+            time.monotonic(), (name,), "pin of {} {}", name, "accepted" if answer.success else "refused"
+        )
+
+
+def _names(request: CallRequest | DagRequest) -> tuple[str, ...]:
+    if isinstance(request, CallRequest):
+        return request.call.response_key, request.call.name
+    schedule = request.schedule
+    return schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name
