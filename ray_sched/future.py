@@ -111,8 +111,8 @@ class Future:
 
     def _timed_out(self, timeout_s: float, state: str) -> TimedOutError:
         return TimedOutError(
-            f"no result of {self._what} {state} within {timeout_s:g} s: wait longer, or see whether its "
-            "executors are running"
+            f"no result of {self._what} {state} within {timeout_s:g} s: wait longer, or see what "
+            f"became of it: ray-sched why {self.id}"
         )
 
 

@@ -78,11 +78,9 @@ def teller(log: logging.Logger, level: int) -> Callable[[Entry], None] | None:
 
     def tell(entry: Entry) -> None:
         names = [name for name in dict.fromkeys(entry.names) if name]
+        said = fields(id=names[0] if names else "", about=",".join(names[1:]))
         log.log(
-            level,
-            "%s",
-            entry.what.format(*entry.facts),
-            extra={**fields(id=names[0] if names else "", about=",".join(names[1:])), "cause": entry.what},
+            level, "%s", entry.what.format(*entry.facts), extra={**said, "cause": (entry.what, entry.names)}
         )
 
     return tell

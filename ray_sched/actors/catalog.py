@@ -108,7 +108,7 @@ class Catalog:
             if number.isdecimal() and name:
                 replicas[name] = int(number)
             else:
-                log.warning("key=%s has an entry that names no DAG: %r", self._index_key, entry)
+                log.warning("key=%s has an entry that names no DAG", self._index_key)
         with self._index_lock:
             self._indexed.update(replicas)
         return replicas

@@ -65,7 +65,10 @@ class PythonCalls:
             if failures:
                 raise failures[0]
             if time.monotonic() >= deadline:
-                raise TimedOutError(f"no result of {name!r} within {timeout_s or self._timeout_s:g} s")
+                raise TimedOutError(
+                    f"no result of {name!r} within {timeout_s or self._timeout_s:g} s: see what became "
+                    f"of it: ray-sched why {key}"
+                )
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
