@@ -256,9 +256,8 @@ def test_who_had_the_port_before_does_not_cut_off_who_has_it_now(keys_folder: Pa
             outbox.send(address, b"sealed")
         inbox.close(0)
     finally:
-        outbox.close()
         guard.close()
-        context.term()
+        context.destroy(0)
 
 
 def test_keys_are_made_by_a_command(tmp_path: Path) -> None:
