@@ -18,8 +18,6 @@ from ray_sched.wire.curve import Keys
 
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
-REFUSED_S: Final = 1.0
-"""How old a socket that speaks CURVE and takes nothing is at least before it is given up."""
 DONTWAIT: Final = int(zmq.DONTWAIT)
 """As a number: pyzmq's enumeration costs as much as the sending."""
 send_part: Final = zmq.backend.Socket.send
@@ -126,10 +124,7 @@ class PushSockets:
                 send_part(socket, message, DONTWAIT)
                 sent += 1
         except zmq.Again:
-            # A handshake that failed once (somebody else had the port for a while) is never tried again by
-            # ZeroMQ: such a socket takes nothing any more, and the next message is to find another.
-            if self._keys is not None:
-                self.drop(address, time.monotonic() - REFUSED_S)
+            pass
         return sent
 
     def drop(self, address: str, older_than: float = float("inf"), linger_ms: int = 0) -> None:

@@ -229,37 +229,6 @@ def test_an_address_for_answers_has_to_name_its_key(keys_folder: Path) -> None:
         context.term()
 
 
-def test_who_had_the_port_before_does_not_cut_off_who_has_it_now(keys_folder: Path) -> None:
-    alice = Keys.of_client(keys_folder / "clients" / "alice")
-    group = Keys.of_group(str(keys_folder))
-    assert group is not None
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    guard = Guard(context, alice)
-    outbox = PushSockets(context, 8, keys=group)
-    address = alice.answers_at("tcp://127.0.18.8:45681")
-
-    def send_until(taken: bool) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while outbox.send(address, b"sealed") is not taken:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    try:
-        without_keys = bind_pull(context, "127.0.18.8", 45681, "nobody")
-        send_until(taken=True)
-        send_until(taken=False)  # the handshake has failed
-        without_keys.close(0)
-        inbox = bind_pull(context, "127.0.18.8", 45681, "nobody", keys=alice, admits="from-group")
-        deadline = time.monotonic() + PATIENCE_S
-        while not inbox.poll(50):
-            assert time.monotonic() < deadline
-            outbox.send(address, b"sealed")
-        inbox.close(0)
-    finally:
-        guard.close()
-        context.destroy(0)
-
-
 def test_keys_are_made_by_a_command(tmp_path: Path) -> None:
     made = CliRunner().invoke(main, ["keys", "new", "alice", "--dir", str(tmp_path / "keys")])
     assert made.exit_code == 0, made.output
