@@ -102,7 +102,7 @@ def test_a_dag_call_and_its_pins_are_told(client: ray_sched.Client, keyed_group:
         "now: DAG why_line exists",
     )
     in_order(told(keyed_group, "why_second"), "now: function why_second is registered")
-    executors = {line.split()[6] for line in text.splitlines() if "is pinned on" in line}
+    executors = {line.split()[5] for line in text.splitlines() if "is pinned on" in line}
     for executor in executors:
         in_order(told(keyed_group, executor), "now: executor 127.0.18.2:", "its last status came")
     client.delete_dag("why_line")
