@@ -120,6 +120,16 @@ class SchedulerConfig:
     executor_timeout_s: float = setting(
         15.0, "Seconds without a status after which an executor counts as gone.", minimum=1
     )
+    lost_call_timeout_s: float = setting(
+        600.0,
+        "Seconds since a call for which an error value is written should its executor be found dead.",
+        minimum=1,
+    )
+    noted_calls_bytes: int = setting(
+        16 * 2**20,
+        "Bytes for the list of the latest calls; one takes about 150, at least half of it is always full.",
+        minimum=4096,
+    )
     api_threads: int = setting(64, "Calls through the actor handle that may wait at once.", minimum=1)
     request_threads: int = setting(32, "Requests over the wire that may wait at once.", minimum=1)
 
@@ -182,14 +192,17 @@ class ExecutorConfig:
     )
     runtime_dir: str = setting(
         "",
-        "Absolute path of the executors' journals; empty: ray_sched-<user id> in the temporary folder.",
+        "Absolute path of a folder for what outlives a killed process (journals, the list of recent calls, "
+        "a store without a file of its own); empty: ray_sched-<user id> in the temporary folder.",
     )
 
 
 @dataclass(frozen=True)
 class KvsConfig:
     host: str = setting("embedded", "'embedded', or the address of an Anna routing tier.", kind="address")
-    path: str = setting("", "File that makes the embedded store durable; empty: memory only.", kind="file")
+    path: str = setting(
+        "", "File that makes the embedded store durable; empty: it lasts as long as the group.", kind="file"
+    )
     routing_ports: int = setting(
         1, "Routing threads of the Anna that is used (1 local, 4 in its cluster mode).", minimum=1
     )

@@ -18,12 +18,15 @@ from ray_sched.kvs.lattices import (
     SetLattice,
     SingleCausal,
 )
+from ray_sched.last_resort import is_last_resort
 from ray_sched.reference import CloudburstReference
 from ray_sched.responses import PendingResponse
 from ray_sched.values import as_error, loads
 
 FIRST_PAUSE_S: Final = 0.0005
 LONGEST_PAUSE_S: Final = 0.02
+LOOK_S: Final = 1.0
+"""Between two looks for the error value of a direct response."""
 
 
 class Future:
@@ -81,12 +84,20 @@ class Future:
     def __repr__(self) -> str:
         return f"Future({self._what}, id={self.id!r})"
 
-    def _await_direct(self, timeout_s: float) -> bytes:
+    def _await_direct(self, timeout_s: float) -> Lattice | bytes:
+        """The response; or the error that stands at the call's id when it was lost on its way."""
         assert self._pending is not None
-        try:
-            return self._pending.result(timeout_s)
-        except concurrent.futures.TimeoutError:
-            raise self._timed_out(timeout_s, "has come") from None
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            try:
+                return self._pending.result(max(0.0, min(left_s, LOOK_S)))
+            except concurrent.futures.TimeoutError:
+                found = self._look(max(0.0, min(left_s, LOOK_S)))
+            if found is not None and is_last_resort(found) and self._pending.cancel():
+                return found
+            if left_s <= 0:
+                raise self._timed_out(timeout_s, "has come")
 
     def _await_stored(self, timeout_s: float) -> Lattice:
         deadline = time.monotonic() + timeout_s

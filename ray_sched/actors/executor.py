@@ -63,6 +63,10 @@ class ExecutorActor:
         """Finish what is here, and leave for good."""
         self._server.depart()
 
+    def open_keys(self) -> list[str]:
+        """As `ExecutorServer.open_keys`."""
+        return self._server.open_keys()
+
     def why(self, name: str) -> Account:
         """What happened here to a call, a function or a DAG; to all, for this executor's own address."""
         history = self._server.history

@@ -14,7 +14,7 @@ from typing import Final
 from ray_sched.actors.front import Drop, Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Decision, Event, Seen
+from ray_sched.actors.messages import Decision, Event, Seen, Send
 from ray_sched.config import SchedulerConfig
 from ray_sched.core.executors import Address
 from ray_sched.errors import NoResourcesError
@@ -52,6 +52,8 @@ class Forwarded:
     peer: Peer | None
     deadline: float
     timeout_s: float
+    unheard: tuple[int, bytes] | None
+    """Port and body of one without a peer."""
 
 
 class _Kind:
@@ -81,13 +83,18 @@ class RequestForwarding:
         counts: Counter[str],
         out: Outbox,
         answer: Callable[[Peer | None, Reply], None],
+        note: Callable[[tuple[Send, ...], float], None],
+        refused_unheard: Callable[[int, bytes], None],
     ) -> None:
+        """`note` is told what is going to be sent; `refused_unheard` of refused requests without a peer."""
         self._config = config
         self._scheduler = scheduler
         self._mailbox = mailbox
         self._counts = counts
         self._out = out
         self._answer = answer
+        self._note = note
+        self._refused_unheard = refused_unheard
         kinds = {method: _Kind(method, config.request_threads) for method in METHODS.values()}
         self._kinds = {port: kinds[method] for port, method in METHODS.items()}
         self._cookies = itertools.count()
@@ -100,6 +107,8 @@ class RequestForwarding:
         """Ask the Scheduler; the reply goes out later. Raises NoResourcesError when too many wait already."""
         kind = self._kinds[port]
         if not kind.has_room(len(body)):
+            if peer is None:
+                self._refused_unheard(port, body)
             raise NoResourcesError(
                 f"the scheduler has {kind.unanswered} such requests to answer already: try again"
             )
@@ -108,14 +117,16 @@ class RequestForwarding:
         timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
         cookie = next(self._cookies)
         deadline = now + timeout_s
-        self._waiting[cookie] = Forwarded(peer, deadline, timeout_s)
+        self._waiting[cookie] = Forwarded(
+            peer, deadline, timeout_s, None if peer is not None else (port, body)
+        )
         size = len(body)
         kind.unanswered += 1
         kind.bytes += size
         self._counts["forwarded"] += 1
 
         def answered(decision: Decision | None, error: BaseException | None) -> None:
-            self._mailbox.put(lambda now: self._decided(cookie, kind, size, decision, error))
+            self._mailbox.put(lambda now: self._decided(cookie, kind, size, decision, error, now))
 
         # Never more than the lane has room for.
         kind.lane.ask(self._scheduler, kind.method, (port, body, deadline), answered)
@@ -125,14 +136,20 @@ class RequestForwarding:
         for cookie in [c for c, request in self._waiting.items() if now >= request.deadline]:
             request = self._waiting.pop(cookie)
             waited = f"the scheduler did not answer within {request.timeout_s:g} s: try again"
-            self._answer(request.peer, refusal(NoResourcesError(waited)))
+            self._refuse(request, refusal(NoResourcesError(waited)))
 
     def close(self) -> None:
         for kind in self._kinds.values():
             kind.lane.close()
 
     def _decided(
-        self, cookie: int, kind: _Kind, size: int, decision: Decision | None, error: BaseException | None
+        self,
+        cookie: int,
+        kind: _Kind,
+        size: int,
+        decision: Decision | None,
+        error: BaseException | None,
+        now: float,
     ) -> None:
         kind.unanswered -= 1
         kind.bytes -= size
@@ -142,12 +159,21 @@ class RequestForwarding:
             return
         if decision is None:
             gone = NoResourcesError(f"the scheduler is not there, try again: {error}")
-            self._answer(request.peer, refusal(gone))
+            self._refuse(request, refusal(gone))
             return
+        self._note(decision.sends, now)
         self._out.put_all(decision.sends)
         for address, message in decision.pushes:
             self._out.push(address, message)
-        self._answer(request.peer, decision.reply)
+        if decision.reply.reason:
+            self._refuse(request, decision.reply)
+        else:
+            self._answer(request.peer, decision.reply)
+
+    def _refuse(self, request: Forwarded, reply: Reply) -> None:
+        self._answer(request.peer, reply)
+        if request.unheard is not None:
+            self._refused_unheard(*request.unheard)
 
 
 class EventForwarding:

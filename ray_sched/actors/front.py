@@ -205,14 +205,17 @@ class Outbox:
         layout: Layout,
         on_unsendable: Callable[[Address], None],
         drop: Drop,
+        on_unsent: Callable[[str, bytes], None] = lambda kind, message: None,
         keys: Keys | None = None,
     ) -> None:
+        """`on_unsent` is told of each message (and its kind) that was dropped."""
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS + 64)
         # Peers name the addresses: to look a host name up would hold up everybody.
         self._sockets = PushSockets(context, MAX_SOCKETS, host_names=False, keys=keys)
         self._layout = layout
         self._on_unsendable = on_unsendable
         self._drop = drop
+        self._on_unsent = on_unsent
         # In this order they are sent: a schedule had better arrive before its trigger.
         self._waiting: dict[str, dict[Address, list[bytes]]] = {CALL: {}, SCHEDULE: {}, TRIGGER: {}}
 
@@ -239,20 +242,23 @@ class Outbox:
         for kind, executors in self._waiting.items():
             base: int = getattr(self._layout, kind)
             for address, messages in executors.items():
-                self._send(address, base, messages)
+                self._send(address, kind, base, messages)
             executors.clear()
 
-    def _send(self, address: Address, base: int, messages: Sequence[bytes]) -> None:
+    def _send(self, address: Address, kind: str, base: int, messages: Sequence[bytes]) -> None:
         ip, tid = address
         try:
             sent = self._sockets.send_all(tcp(ip, base + tid), messages)
         except BadMessageError as error:
             self._drop("send", error)
             self._on_unsendable(address)
+            for message in messages:
+                self._on_unsent(kind, message)
             return
-        for _ in range(len(messages) - sent):
+        for message in messages[sent:]:
             self._drop("send", f"executor {ip}:{tid} takes no more messages")
             self._on_unsendable(address)
+            self._on_unsent(kind, message)
 
     def give_up(self, address: Address, linger_ms: int = 0) -> None:
         """The executor left: what waits for it is not for whoever may come after it at its address.
@@ -264,7 +270,7 @@ class Outbox:
             base: int = getattr(self._layout, kind)
             messages = self._waiting.get(kind, {}).pop(address, ())
             if messages and linger_ms:
-                self._send(address, base, messages)
+                self._send(address, kind, base, messages)
             self._sockets.drop(tcp(ip, base + tid), linger_ms=linger_ms)
 
     def push(self, address: str, message: bytes) -> None:

@@ -35,12 +35,14 @@ from ray_sched.actors.front import (
     request_handler,
 )
 from ray_sched.actors.link import Lane, Link
+from ray_sched.actors.lost_calls import LostCalls, destination_of
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen, Suspected
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
+from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.history import Ring
@@ -72,7 +74,9 @@ PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
 class IngressLoop:
-    def __init__(self, config: Config, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, on_failure: Callable[[], None], *, was_restarted: bool = False
+    ) -> None:
         """Binds all ports; raises PortTakenError, ConfigError.
 
         `on_failure` is called if the loop ends without having been stopped.
@@ -119,16 +123,26 @@ class IngressLoop:
         self._context: zmq.Context[zmq.Socket[bytes]] = batching_context()
         self._keys = Keys.of_group(config.security.curve)
         self._guard = Guard(self._context, self._keys)
-        self.out = Outbox(self._context, config.ports, self._on_unsendable, self.drop, self._keys)
+        self.out = Outbox(
+            self._context, config.ports, self._on_unsendable, self.drop, self._on_unsent, self._keys
+        )
         self._events = EventForwarding(
             Link(group, names.POLICY, unanswered=8), self._events_lane, self.mailbox, self.drop
         )
         self._forwarding = RequestForwarding(
-            config.scheduler, self._scheduler, self.mailbox, self.counts, self.out, self._answer
+            config.scheduler,
+            self._scheduler,
+            self.mailbox,
+            self.counts,
+            self.out,
+            self._answer,
+            self._note,
+            self._refused_unheard,
         )
         self._handlers: Handlers = {}
         try:
             self._bind()
+            self._lost = LostCalls(config, self._scheduler, self.mailbox, was_restarted=was_restarted)
         except BaseException:
             self._guard.close()
             self._context.destroy(0)
@@ -147,6 +161,7 @@ class IngressLoop:
         self._forwarding.close()
         self._events_lane.close()
         self._gossip_lane.close()
+        self._lost.close()
 
     def status(self, now: float) -> dict[str, Any]:
         """What `ray-sched status` tells of it. From any thread."""
@@ -271,7 +286,8 @@ class IngressLoop:
             self._hand_on(ports.FUNCTION_CALL, call.name, call.response_key, body, peer, now)
             return None
         self.counts["calls"] += 1
-        return self._carry_out(self._dispatcher.call(call, now), now)
+        dispatched = self._dispatcher.call(call, now)
+        return self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
 
     def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.DagCall, body)
@@ -279,7 +295,9 @@ class IngressLoop:
             self._hand_on(ports.DAG_CALL, call.name, call.output_key, body, peer, now)
             return None
         self.counts["dag_calls"] += 1
-        return self._carry_out(self._dispatcher.call_dag(call, now, time.time()), now)
+        dispatched = self._dispatcher.call_dag(call, now, time.time())
+        to = Destination.of_dag_call(call, dispatched.response_id)
+        return self._carry_out(dispatched, now, to, call.HasField("continuation"))
 
     def _on_queued_call(self, body: bytes, now: float) -> None:
         call = parse(cb.FunctionCall, body)
@@ -287,7 +305,8 @@ class IngressLoop:
             self._forwarding.forward(ports.CALL_QUEUE, body, None, now)
             return
         self.counts["queued_calls"] += 1
-        self._carry_out(self._dispatcher.call(call, now), now)
+        dispatched = self._dispatcher.call(call, now)
+        self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
 
     def _on_continuation(self, body: bytes, now: float) -> None:
         continuation = parse(cb.Continuation, body)
@@ -301,12 +320,18 @@ class IngressLoop:
             # Nobody hears a refusal here. The Scheduler can tell whoever waits for the result.
             self._forwarding.forward(ports.CONTINUATION, body, None, now)
             return
-        self._carry_out(dispatched, now)
+        to = Destination.of_continuation(continuation)
+        self._carry_out(dispatched, now, to, bool(continuation.call.continuation.name))
 
     def _forward_to(self, port: int) -> Callable[[bytes, Peer, float], Reply | None]:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
 
-    def _carry_out(self, dispatched: Dispatched, now: float) -> Reply:
+    def _carry_out(
+        self, dispatched: Dispatched, now: float, to: Destination, continued: bool = False
+    ) -> Reply:
+        # Before anybody hears that it is taken: whatever ends now, somebody knows of it.
+        executors = tuple([executor.address for executor, _, _ in dispatched.sends])
+        self._lost.note((now, executors, tuple(to), continued))
         if self._debug:
             log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
         self.out.put_calls(dispatched.sends)
@@ -324,6 +349,30 @@ class IngressLoop:
             self._reply(peer, reply)
         elif reply.reason:
             self.drop("call", reply.reason)
+
+    def _refused_unheard(self, port: int, body: bytes) -> None:
+        """Nobody waits for a reply to these, but somebody may wait for the result."""
+        if port == ports.CONTINUATION:
+            self._lost.unsent(Destination.of_continuation(parse(cb.Continuation, body)))
+        elif port == ports.CALL_QUEUE:
+            to = Destination.of_call(parse(cb.FunctionCall, body))
+            if to.key:
+                self._lost.unsent(to)
+
+    def _note(self, sends: tuple[Send, ...], now: float) -> None:
+        """What the Scheduler decided is about to be sent."""
+        noted: dict[Destination, list[Address]] = {}
+        for ip, tid, kind, message in sends:
+            to = destination_of(kind, message)
+            if to is not None:
+                noted.setdefault(to, []).append((ip, tid))
+        for to, executors in noted.items():
+            self._lost.note((now, tuple(executors), tuple(to), True))
+
+    def _on_unsent(self, kind: str, message: bytes) -> None:
+        to = destination_of(kind, message)
+        if to is not None:
+            self._lost.unsent(to)
 
     def _reply(self, peer: Peer, reply: Reply) -> None:
         reply_to(peer, reply, self.drop)
@@ -352,6 +401,7 @@ class IngressLoop:
         if self._table.on_status(status, now, seq):
             if not status.running:
                 self.out.give_up(status.address, FAREWELL_MS)
+                self._lost.gone(status.address, now)
             self._events.add(StatusSeen(status, seq, now))
         else:
             self._events.seen(status.address)
@@ -378,6 +428,7 @@ class IngressLoop:
         for address in known:
             if self._table.has_left(address):
                 self.out.give_up(address)
+                self._lost.gone(address, now)
         if outcome is Outcome.GAP:
             self._ask_whole(now)
         if outcome is not Outcome.APPLIED:
@@ -412,6 +463,7 @@ class IngressLoop:
         self._table.dirty.clear()
         self._table.dirty_ips.clear()
         self._events.beat(now)
+        self._lost.tick(now)
         if not self._replica.may_decide(now):
             self._ask_whole(now)
 

@@ -27,7 +27,9 @@ def prepare_process(config: Config, role: str) -> None:
 
 
 def was_restarted() -> bool:
-    """Whether Ray started this actor anew after its process had died."""
+    """Whether Ray started this actor anew after its process had died; never so without Ray."""
+    if not ray.is_initialized():  # to ask for its context would start it
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own property uses what Ray deprecates
         return bool(ray.get_runtime_context().was_current_actor_reconstructed)

@@ -21,6 +21,7 @@ from ray_sched import values
 from ray_sched.actors import names
 from ray_sched.actors.catalog import Catalog
 from ray_sched.actors.link import Lane, Link
+from ray_sched.actors.lost_calls import Doubtful, settle
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
@@ -418,6 +419,13 @@ class SchedulerActor:
                 continue
             loaded.append(name)
         return loaded
+
+    # --- calls that may be lost ---
+
+    @ray.method(concurrency_group="lists")
+    def settle_calls(self, doubtful: Sequence[Doubtful]) -> int:
+        """Write the error value for those that nobody is at; returns for how many. Raises KvsError."""
+        return settle(self._config, self._kvs, doubtful)
 
     # --- the table ---
 

@@ -20,9 +20,9 @@ class Destination(NamedTuple):
     """Whether the call may have its result without every one of its functions, as with MULTIEXEC."""
 
     @classmethod
-    def of_call(cls, call: cb.FunctionCall) -> Destination:
-        """A one-shot call's result goes to its response key."""
-        key = call.response_key
+    def of_call(cls, call: cb.FunctionCall, response_id: str = "") -> Destination:
+        """A one-shot call's result goes to its response key; to `response_id` where the caller named none."""
+        key = call.response_key or response_id
         return cls(key, "", key, call.consistency != cb.NORMAL, "base", False)
 
     @classmethod
@@ -44,16 +44,30 @@ class Destination(NamedTuple):
         That is where the last of the continuations would send it. If it names no place, the
         call's own address or key counts.
         """
-        own = cls.of_result(schedule)
-        continuation = schedule.continuation
+        return cls.of_result(schedule)._continued(schedule.continuation)
+
+    @classmethod
+    def of_dag_call(cls, call: cb.DagCall, response_id: str) -> Destination:
+        """As `of_error`, for the call as the client made it and the id that it was answered with."""
+        own = cls(
+            response_id,
+            call.response_address,
+            response_id,
+            call.consistency != cb.NORMAL,
+            call.client_id or "base",
+            False,
+        )
+        return own._continued(call.continuation) if call.HasField("continuation") else own
+
+    def _continued(self, continuation: cb.Continuation) -> Destination:
         if not continuation.name:
-            return own
+            return self
         last = _last_call(continuation)
         if last.response_address:
-            return own._replace(address=last.response_address)
+            return self._replace(address=last.response_address)
         if last.output_key:
-            return own._replace(address="", key=last.output_key)
-        return own
+            return self._replace(address="", key=last.output_key)
+        return self
 
     @classmethod
     def of_continuation(cls, continuation: cb.Continuation) -> Destination:

@@ -1,25 +1,28 @@
 """Results and errors on their way to those who wait for them.
 
-Nothing here waits for the key-value store, unless very many writes are under way. A call's journal
-entry is crossed out once its result is stored or handed to its address.
+Nothing here waits for the key-value store, unless very many writes are under way; a write that got no
+answer is made again until it does. A call's journal entry is crossed out once its result is stored or
+handed to its address.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
+from collections import deque
 from concurrent.futures import Future
 from typing import Any, Final
 
 from ray_sched.core.destination import Destination
 from ray_sched.core.execution import Fail
-from ray_sched.errors import BadMessageError, KvsError, NoResourcesError, RaySchedError
+from ray_sched.errors import BadMessageError, KvsError, NoResourcesError, TimedOutError
 from ray_sched.executor.dependencies import Dependencies
 from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.outbox import Outbox
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import Lattice, MultiCausal
+from ray_sched.last_resort import last_resort
 from ray_sched.logs import fields
 from ray_sched.values import dumps, error_value
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -48,6 +51,8 @@ class Answers:
         self._journal = journal
         self._write_timeout_s = write_timeout_s
         self._writes: set[Future[Any]] = set()
+        self._again: deque[tuple[Destination, str, Lattice, int]] = deque()
+        self._closing = False
 
     def result(self, to: Destination, value: bytes, dependencies: Dependencies, entry: int) -> None:
         """Deliver a serialized `Value`."""
@@ -67,9 +72,9 @@ class Answers:
             self._journal.end(entry)
         elif to.causal:
             lattice = MultiCausal(*dependencies.of_write(to.key, to.writer), frozenset((value,)))
-            self._put(to, lattice, entry)
+            self._put(to, to.key, lattice, entry)
         else:
-            self._watch(self._kvs.put_bytes_future(to.key, value), to, entry)
+            self._put(to, to.key, self._kvs.last_write(to.key, value), entry)
 
     def error(self, to: Destination, error: tuple[str, bytes], entry: int) -> None:
         """Deliver a legacy error value."""
@@ -82,62 +87,67 @@ class Answers:
         failed, and answered: then nothing is overwritten, and no second answer is sent.
         """
         to = Destination.of_error(fail.schedule)
-        error = error_value(fail.reason, cb.EXECUTION_ERROR)
-        if fail.is_source:
-            self.error(to, error, fail.entry)
-        elif to.address:
-            self._journal.end(fail.entry)
+        if fail.is_source and to.address:
+            self.error(to, error_value(fail.reason, cb.EXECUTION_ERROR), fail.entry)
         else:
-            self._error_if_absent(to, error, fail.entry)
+            self._last_resort(to, fail.reason, fail.entry)
 
     def ended(self, to: Destination, entry: int) -> None:
-        """Answer a call that a process before this one took on and did not finish."""
+        """Answer a call that a process before this one took on and did not finish.
+
+        Its result may be stored all the same, by that process or, of a call with several branches, by
+        another one.
+        """
         self._history.result(to, "the process before this one ended with it: it is answered with an error")
-        error = error_value(ENDED, cb.EXECUTION_ERROR)
-        if to.speculative and not to.address:
-            # It may have been the branch that the call's result did not wait for.
-            self._error_if_absent(to, error, entry)
+        if to.address and not to.speculative:
+            self.error(to, error_value(ENDED, cb.EXECUTION_ERROR), entry)
         else:
-            self.error(to, error, entry)
+            self._last_resort(to, ENDED, entry)
+
+    def _last_resort(self, to: Destination, reason: str, entry: int) -> None:
+        try:
+            self._put(to, *last_resort(to, reason), entry)
+        except KvsError as error:
+            self._lose(to, error)
+            self._journal.end(entry)
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the writes under way are done."""
+        """Wait until the writes under way are done; none is made again from now on."""
+        self._closing = True
         concurrent.futures.wait(self._writes.copy(), timeout_s)
 
-    def _error_if_absent(self, to: Destination, error: tuple[str, bytes], entry: int) -> None:
-        def on_read(read: Future[Lattice | None]) -> None:
-            self._writes.discard(read)
-            if read.exception() is not None or read.result() is not None:
-                self._journal.end(entry)
-                return
-            try:
-                self.error(to, error, entry)
-            except RaySchedError as failure:
-                self._lose(to, failure)
+    def _put(self, to: Destination, key: str, lattice: Lattice, entry: int) -> None:
+        write = self._kvs.put_future(key, lattice)
 
-        future = self._kvs.get_future(to.key)
-        self._writes.add(future)
-        future.add_done_callback(on_read)
-
-    def _put(self, to: Destination, lattice: Lattice, entry: int) -> None:
-        self._watch(self._kvs.put_future(to.key, lattice), to, entry)
-
-    def _watch(self, write: Future[None], to: Destination, entry: int) -> None:
         def on_done(done: Future[None]) -> None:
             self._writes.discard(done)
             failure = done.exception()
-            if failure is not None:
-                self._lose(to, failure)
+            if failure is None:
+                self._history.result(to, "result stored at key {}", key)
+                self._journal.end(entry)
+            elif self._closing:
+                self._lose(to, failure)  # its entry stays open: the next process answers
+            elif isinstance(failure, TimedOutError) or type(failure) is KvsError:
+                self._again.append((to, key, lattice, entry))
             else:
-                self._history.result(to, "result stored at key {}", to.key)
-            self._journal.end(entry)
+                self._lose(to, failure)
+                self._journal.end(entry)
 
         self._writes.add(write)
         write.add_done_callback(on_done)
-        if len(self._writes) > WRITES:
+        if len(self._writes) + len(self._again) > WRITES:
             concurrent.futures.wait(
                 self._writes.copy(), self._write_timeout_s, concurrent.futures.FIRST_COMPLETED
             )
+
+    def try_again(self) -> None:
+        """Make the writes again that the key-value store did not answer."""
+        for _ in range(len(self._again)):
+            to, key, lattice, entry = self._again.popleft()
+            try:
+                self._put(to, key, lattice, entry)
+            except KvsError as error:
+                self._lose(to, error)
 
     def _lose(self, to: Destination, error: BaseException) -> None:
         self.lost += 1

@@ -9,36 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import tempfile
 import threading
 from pathlib import Path
 from typing import Final
 
 from ray_sched.core.destination import Destination
-from ray_sched.errors import ConfigError
 
 SHRINK_AT_BYTES: Final = 1 << 20
-
-
-def runtime_folder(configured: str = "") -> Path:
-    """The folder of this user's journals, made with mode 0700 if it is not there.
-
-    Raises ConfigError when it cannot be made, or belongs to somebody else.
-    """
-    folder = Path(configured or Path(tempfile.gettempdir(), f"ray_sched-{os.getuid()}")).expanduser()
-    if not folder.is_absolute():
-        raise ConfigError(f"executor.runtime_dir: {configured!r} is not an absolute path")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise ConfigError(f"executor.runtime_dir: cannot use {folder}: {error}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(
-            f"executor.runtime_dir: {folder} is not a folder of this user's; name another, or remove it"
-        )
-    return folder
 
 
 class Journal:
@@ -52,6 +29,8 @@ class Journal:
         self._shrink_at = self._shrink_at_bytes = shrink_at_bytes
         self._open: dict[int, bytes] = {}
         self._lock = threading.Lock()
+        self.was_there = path.exists()
+        """Whether a process before this one did not come to its end."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.leftovers = _read(path)
         self._numbers = max(self.leftovers, default=0)

@@ -76,6 +76,13 @@ class Reports:
         with self._lock:
             self._send_status(0.0, mgmt=False)
 
+    def ended(self) -> None:
+        """Tell the schedulers that the process before this one ended, and what it held with it."""
+        with self._lock:
+            self.running = False
+            self._send_status(0.0, mgmt=False)
+            self.running = True
+
     def period(self, now: float) -> None:
         """Tell everybody how the last period was."""
         with self._lock:

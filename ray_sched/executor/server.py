@@ -12,7 +12,6 @@ import logging
 import os
 import queue
 import random
-import re
 import threading
 import time
 from collections import deque
@@ -49,7 +48,7 @@ from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
 from ray_sched.executor.functions import PREFIX, Functions, kind_of
 from ray_sched.executor.history import History
-from ray_sched.executor.journal import Journal, runtime_folder
+from ray_sched.executor.journal import Journal
 from ray_sched.executor.lattices import stored_value
 from ray_sched.executor.outbox import Outbox
 from ray_sched.executor.receiver import Receiver
@@ -58,6 +57,7 @@ from ray_sched.executor.runner import Runner
 from ray_sched.executor.user_library import UserLibrary
 from ray_sched.kvs.client import KvsClient
 from ray_sched.logs import fields, teller
+from ray_sched.runtime_folder import runtime_file
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.curve import Guard, Keys
 
@@ -111,8 +111,7 @@ class ExecutorServer:
         self._on_departed = on_departed
         self._events: queue.SimpleQueue[Event | _Changed | None] = queue.SimpleQueue()
         self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
-        name = re.sub(r"[^\w.-]", "_", f"{config.group_name}-{self.ip}-{tid}.journal")
-        self._journal_path = runtime_folder(config.executor.runtime_dir) / name
+        self._journal_path = runtime_file(config, f"{self.ip}-{tid}.journal")
         self._threads: list[threading.Thread] = []
         self._stopping = False
         self._abandoned = False
@@ -223,6 +222,10 @@ class ExecutorServer:
         """Take no more pins, finish what is here, and leave, as when the management node says so."""
         self._events.put(DepartArrived())
 
+    def open_keys(self) -> list[str]:
+        """Where the results of the calls that were taken on and are not done go: keys, or ids."""
+        return [destination.key for destination in self._journal.open_calls().values()]
+
     def stop(self, timeout_s: float = 3.0) -> None:
         """Free the ports and end the threads; calls that are not done are answered with an error.
 
@@ -327,6 +330,9 @@ class ExecutorServer:
 
     def _work_until_stopped(self) -> None:
         left = False
+        if self._journal.was_there:
+            # Whoever sent something to the process before this one had better look what became of it.
+            self._reports.ended()
         self._reports.status()
         for entry, destination in self._journal.leftovers.items():
             self._counts["recovered"] += 1
@@ -339,6 +345,7 @@ class ExecutorServer:
                 if now >= next_tick:
                     next_tick = now + TICK_S
                     self._handle(Tick())
+                    self._answers.try_again()
                 if event is not None:
                     self._take_in(event)
                 while not (self._stopping or left) and (work := self._execution.next_work()) is not None:

@@ -159,7 +159,11 @@ class KvsClient:
 
     def put_bytes_future(self, key: str, value: bytes) -> Future[None]:
         """As `put_bytes`, without waiting."""
-        return self.put_future(key, LWW(self._timestamps.next(key), value))
+        return self.put_future(key, self.last_write(key, value))
+
+    def last_write(self, key: str, value: bytes) -> LWW:
+        """What `put_bytes` writes, for a caller that may have to write it again. Raises KvsError."""
+        return LWW(self._timestamps.next(key), value)
 
     def stats(self) -> dict[str, int]:
         """Calls in flight, and how many answers were late or did not parse. From any thread."""

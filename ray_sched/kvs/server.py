@@ -55,14 +55,16 @@ class KvsServer:
     """Serves a store on ports 6450 (routing) and 6200 (storage) of one address.
 
     The store is used by the server's thread alone between `start` and `stop`; it stays its owner's,
-    who closes it. `max_sockets` bounds the clients that are kept connected for answers,
-    `max_answer_bytes` what the answers of one batch hold: further keys are to be asked for again.
+    who closes it. It may be given as a function that opens it, called once the ports are bound: so
+    whoever holds the ports holds the file. `max_sockets` bounds the clients that are kept connected
+    for answers, `max_answer_bytes` what the answers of one batch hold: further keys are to be asked
+    for again.
     """
 
     def __init__(
         self,
         ip: str,
-        store: Store,
+        store: Store | Callable[[], Store],
         *,
         max_sockets: int = 1000,
         max_message_bytes: int = 1 << 29,
@@ -71,7 +73,7 @@ class KvsServer:
     ) -> None:
         self._keys = keys
         self.ip = ip
-        self._store = store
+        self._open = store if callable(store) else lambda: store
         self._max_sockets = max_sockets
         self._max_message_bytes = max_message_bytes
         self._counters = Counters()
@@ -84,8 +86,8 @@ class KvsServer:
     def start(self) -> None:
         """Bind the ports and serve in a thread of its own.
 
-        Raises PortTakenError or ConfigError when a port cannot be bound, and KvsError when it was
-        started before.
+        Raises PortTakenError or ConfigError when a port cannot be bound, KvsError when it was started
+        before, and what opening the store raises.
         """
         if self._thread is not None:
             raise KvsError("the key-value server was started already")
@@ -95,6 +97,7 @@ class KvsServer:
         try:
             routing = self._bound(context, KVS_ROUTING)
             storage = self._bound(context, KVS_STORAGE)
+            self._store = self._open()
         except BaseException:
             self._guard.close()
             context.destroy(0)

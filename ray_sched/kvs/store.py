@@ -39,18 +39,21 @@ class Store:
     process, SIGKILL included: the file is in WAL mode with `synchronous=NORMAL`, and what the
     operating system has taken over it keeps. A power cut or a crash of the system can cost the
     commits of the last moments (those since the last checkpoint that the disk has not written
-    yet), never the file's integrity. One process at a time holds the file.
+    yet), never the file's integrity. One process at a time holds the file. A `scratch` file need
+    not outlive the system, and so is never waited for.
 
     Raises KvsError when the file cannot be used; the message says what to do.
     """
 
-    def __init__(self, path: str = "", *, lock_timeout_s: float = 5.0) -> None:
+    def __init__(self, path: str = "", *, scratch: bool = False, lock_timeout_s: float = 5.0) -> None:
         self.path = os.path.abspath(os.path.expanduser(path)) if path else ""
         self._lattices: dict[str, Lattice] = {}
         self._before: dict[str, Lattice | None] | None = None
         self._file = _open(self.path, lock_timeout_s) if self.path else None
         if self._file is not None:
             try:
+                if scratch:
+                    self._file.execute("PRAGMA synchronous=OFF")
                 self._lattices = _load(self._file, self.path)
             except BaseException:
                 self._file.close()

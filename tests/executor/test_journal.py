@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ray_sched.core.destination import Destination
 from ray_sched.errors import ConfigError
-from ray_sched.executor.journal import Journal, runtime_folder
+from ray_sched.executor.journal import Journal
+from ray_sched.runtime_folder import runtime_folder
 
 
 def to(key: str) -> Destination:

@@ -39,6 +39,32 @@ def test_a_second_one_on_the_same_address_is_refused_and_lets_go_of_its_file(ip:
     KvsActor(config).stop()
 
 
+def test_without_a_file_of_its_own_it_leaves_nothing_when_stopped_and_begins_empty(
+    ip: str, tmp_path: Path
+) -> None:
+    config = Config().replace(host=ip, **{"executor.runtime_dir": str(tmp_path)})
+    for _ in range(2):
+        actor = KvsActor(config)
+        assert (actor.ready()["keys"], actor.ready()["path"]) == (0, "")
+        with KvsClient(config.kvs_host, ip, timeout_s=10.0) as client:
+            client.put_bytes("k", b"v")
+        assert list(tmp_path.iterdir())
+        actor.stop()
+        assert not list(tmp_path.iterdir())
+
+
+def test_another_group_of_the_same_name_does_not_touch_what_a_living_one_keeps(
+    ip: str, tmp_path: Path
+) -> None:
+    config = Config().replace(host=ip, **{"executor.runtime_dir": str(tmp_path)})
+    actor = KvsActor(config)
+    kept = {path: path.stat().st_ino for path in tmp_path.iterdir()}
+    with pytest.raises(PortTakenError):
+        KvsActor(config)
+    assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == kept
+    actor.stop()
+
+
 def test_it_imports_without_ray() -> None:
     code = "import sys, ray_sched.actors.kvs; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

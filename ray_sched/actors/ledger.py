@@ -1,0 +1,91 @@
+"""The calls that were acknowledged lately: where each went, and where its result is waited for.
+
+A ring in a file that is mapped into memory: to note a call costs one copy of a hundred bytes and no
+system call, and what was noted is there when the process is killed at the next moment. The two halves
+of the file take turns; the older one is given up when the newer one is full.
+"""
+
+from __future__ import annotations
+
+import marshal
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ray_sched.core.destination import Destination
+from ray_sched.core.executors import Address
+
+LENGTH_BYTES: Final = 4
+END: Final = bytes(LENGTH_BYTES)
+
+
+class Noted(NamedTuple):
+    at: float
+    """Seconds of the node's monotonic clock."""
+    executors: tuple[Address, ...]
+    to: Destination
+    continued: bool
+    """Whether the result comes by way of an ingress once more."""
+
+
+class Ledger:
+    """For one thread. `size` is the file's, in bytes."""
+
+    def __init__(self, path: Path, size: int, *, keep: bool) -> None:
+        """`keep` what a process before this one noted; raises OSError."""
+        self._half = size // 2
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not keep:
+                os.ftruncate(file, 0)
+            os.ftruncate(file, 2 * self._half)
+            self._map = mmap.mmap(file, 2 * self._half)
+        finally:
+            os.close(file)
+        self._path = path
+        self._start = 0
+        self._position = 0
+
+    def add(self, record: tuple[Any, ...]) -> None:
+        """Note a call, as `Noted` has it, but of plain tuples; not one that is larger than half the file."""
+        body = marshal.dumps(record)
+        size = len(body) + LENGTH_BYTES
+        position = self._position
+        if position + size + LENGTH_BYTES > self._start + self._half:
+            if size + LENGTH_BYTES > self._half:
+                return
+            position = self._start = self._half - self._start
+        # What follows is ended first, and the length written last: a killed writer leaves whole records.
+        self._map[position + LENGTH_BYTES : position + size + LENGTH_BYTES] = body + END
+        self._map[position : position + LENGTH_BYTES] = len(body).to_bytes(LENGTH_BYTES, "little")
+        self._position = position + size
+
+    def copy(self) -> bytes:
+        """All that is noted, for `read`."""
+        return self._map[:]
+
+    def close(self) -> None:
+        """The file goes, too: nothing was lost. Again is harmless."""
+        self._map.close()
+        self._path.unlink(missing_ok=True)
+
+
+def read(copy: bytes) -> Iterator[Noted]:
+    """The calls of a `Ledger.copy`, in no particular order."""
+    half = len(copy) // 2
+    for start in (0, half):
+        position = start
+        while position + LENGTH_BYTES <= start + half:
+            size = int.from_bytes(copy[position : position + LENGTH_BYTES], "little")
+            position += LENGTH_BYTES
+            if not 0 < size <= start + half - position:
+                break
+            try:
+                at, executors, to, continued = marshal.loads(copy[position : position + size])
+                call = Noted(at, executors, Destination(*to), continued)
+            except (ValueError, EOFError, TypeError):  # another Python's file
+                break
+            yield call
+            position += size

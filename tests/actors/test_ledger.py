@@ -1,0 +1,76 @@
+"""The list of the latest calls: whole records whenever the process is killed, no more than its file holds."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from ray_sched.actors.ledger import Ledger, Noted, read
+from ray_sched.actors.lost_calls import BEFORE_DEATH_S, _unsent_by_the_dead
+from ray_sched.core.destination import Destination
+
+
+def noted(number: int, *, at: float = 0.0, continued: bool = False, length: int = 3) -> Noted:
+    key = f"{number:0{length}d}"
+    to = Destination(key, "", key, False, "base", False)
+    return Noted(at or float(number), (("10.0.0.1", number % 3),), to, continued)
+
+
+def add(ledger: Ledger, call: Noted) -> None:
+    ledger.add((call.at, call.executors, tuple(call.to), call.continued))
+
+
+def test_what_was_noted_is_there_in_the_next_process(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 1 << 16, keep=False)
+    calls = [noted(number, continued=bool(number % 2)) for number in range(50)]
+    for call in calls:
+        add(ledger, call)
+    # The process is killed here: nothing is closed.
+    assert list(read(Ledger(tmp_path / "calls", 1 << 16, keep=True).copy())) == calls
+    assert list(read(Ledger(tmp_path / "calls", 1 << 16, keep=False).copy())) == []
+
+
+def test_it_keeps_the_latest_and_never_less_than_half_of_what_it_holds(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    ledger = Ledger(tmp_path / "calls", 1 << 13, keep=False)
+    calls: list[Noted] = []
+    for number in range(1000):
+        calls.append(noted(number, length=rng.randrange(3, 200)))
+        add(ledger, calls[-1])
+        found = sorted(read(ledger.copy()))
+        assert found == calls[-len(found) :]
+        assert number < 10 or len(found) >= 5
+    assert os.path.getsize(tmp_path / "calls") == 1 << 13
+
+
+def test_a_call_that_is_too_large_is_left_out(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    add(ledger, noted(1))
+    add(ledger, noted(2, length=5000))
+    add(ledger, noted(3))
+    assert [call.to.key for call in read(ledger.copy())] == ["001", "003"]
+
+
+def test_a_record_that_was_being_written_is_not_there(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    add(ledger, noted(1))
+    one = ledger._position
+    add(ledger, noted(2))
+    before_its_length = bytearray(ledger.copy())
+    before_its_length[one : one + 4] = bytes(4)  # which is written last
+    assert [call.to.key for call in read(bytes(before_its_length))] == ["001"]
+
+
+def test_a_closed_one_leaves_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    ledger.close()
+    ledger.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_ingress_had_sent_what_is_older_but_not_what_comes_back_to_it() -> None:
+    calls = [noted(1, at=10.0), noted(2, at=11.0, continued=True), noted(3, at=30.0 - BEFORE_DEATH_S / 2)]
+    calls.append(noted(4, at=30.0))
+    assert [to.key for _, to in _unsent_by_the_dead(calls, young=0.0)] == ["002", "003", "004"]
+    assert [to.key for _, to in _unsent_by_the_dead(calls, young=12.0)] == ["003", "004"]
