@@ -1,6 +1,7 @@
 # One word for each thing that a person does here, and CI does too.
 #   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
 #   make check   style, types, generated code          make bench   the benchmarks
+#   make faults  kill processes for SECONDS=120, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
 
 PYTHON ?= python3
@@ -13,13 +14,18 @@ PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test check proto bench bench-quick clean
+.PHONY: demo test faults check proto bench bench-quick clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: export SECONDS ?= 120
+faults: export SEED ?= 1
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/faults --log-cli-level=INFO $(ARGS)
 
 check: $(VENV)/.installed-dev $(PROTO_VENV)/.installed
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ray_sched.actors.names import KVS
 from ray_sched.config import Config
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
@@ -23,7 +22,7 @@ class KvsActor:
     """
 
     def __init__(self, config: Config) -> None:
-        configure(config, KVS)
+        configure(config, "kvs")
         self._config = config
         self._scratch = None if config.kvs.path else runtime_file(config, "kvs.scratch")
         self._server = KvsServer(config.host, self._open, keys=Keys.of_group(config.security.curve))
