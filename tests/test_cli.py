@@ -94,6 +94,13 @@ def left_behind(state: Path) -> list[str]:
     return found
 
 
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def assert_nothing_left(state: Path, host: str) -> None:
     assert left_behind(state) == []
     assert list(state.glob("*.json")) == []
@@ -317,10 +324,12 @@ def test_a_second_signal_stops_everything_at_once(state: Path, ended: list[Up]) 
     up = Up("--host", "127.0.5.45", "--executors", "1")
     ended.append(up)
     up.wait_for("Stop it with Ctrl-C")
+    below = psutil.Process(up.process.pid).children(recursive=True)
     up.signal(signal.SIGINT)
     up.wait_for("Stopping everything")
     up.signal(signal.SIGINT)
     assert up.wait() == 130, up.lines
+    assert [process for process in below if runs(process)] == []
     assert_nothing_left(state, "127.0.5.45")
 
 

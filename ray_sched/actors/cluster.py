@@ -26,6 +26,8 @@ _ENVIRONMENT: Final = {
     # Workers at the default niceness of 15 lose a third of the hot path's speed on a busy machine.
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's processes would write their titles over their environment, and `processes` could not tell them.
+    "SPT_NOENV": "1",
     # What later versions of Ray do anyway, and warn of until then.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
