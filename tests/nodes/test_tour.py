@@ -83,7 +83,7 @@ def test_the_tour(nodes: Nodes) -> None:
         eventually(lambda: len(pins(HEAD)) == 3 and pins(HEAD) == reserved(), "every pin is made again")
 
         # One slot is left. A DAG of three is refused at once, and what it lacks is there for the autoscaler:
-        # a pending placement group. Here a person adds the node; `test_demand` has Ray's own autoscaler.
+        # a pending placement group. Here a person adds the node.
         more = (["f", "g", "k"], [("f", "g"), ("g", "k")])
         with pytest.raises(ray_sched.NoResourcesError, match="add executors"):
             client.register_dag("more", *more)
