@@ -1,6 +1,7 @@
 # One word for each thing that a person does here, and CI does too.
 #   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
 #   make check   style, types, generated code          make bench   the benchmarks
+#   make test-local  what is about Ray's local mode, with the last Ray that has one
 #   make faults  kill processes for SECONDS=120, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
 
@@ -8,19 +9,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+LOCAL_VENV := .venv-ray253
+LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py
+
 PROTO_VENV := .venv-proto
 PROTO_PACKAGES := "grpcio-tools==1.62.3" "setuptools<81"
 PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test faults check proto bench bench-quick clean
+.PHONY: demo test test-local faults check proto bench bench-quick clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.installed-dev
+# Twice: what is about Ray's local mode with the last Ray that has one, then everything with the Ray that is installed.
+test: $(if $(ARGS),,test-local) $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# That version of Ray leaves files open.
+test-local: $(LOCAL_VENV)/.installed
+	$(LOCAL_VENV)/bin/python -m pytest -q -W ignore::ResourceWarning $(LOCAL_TESTS)
 
 faults: export SECONDS ?= 120
 faults: export SEED ?= 1
@@ -47,7 +56,7 @@ bench-quick: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 clean:
-	rm -rf .venv $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LOCAL_VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some systems ship Python without what makes an environment with a pip of its own.
@@ -66,6 +75,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@touch $@
+
+$(LOCAL_VENV)/.installed: pyproject.toml
+	$(MAKE) --no-print-directory VENV=$(LOCAL_VENV) $(LOCAL_VENV)/bin/python
+	$(LOCAL_VENV)/bin/python -m pip install --quiet "ray==2.53.*" --editable ".[dev]"
 	@touch $@
 
 $(PROTO_VENV)/.installed:

@@ -2,8 +2,8 @@
 
 Every error of this package is a `RaySchedError`. Those below `RefusedError` are the cluster's
 answer to a request that arrived; `BadMessageError` is a peer that sent something wrong;
-`ConfigError`, `PortTakenError`, `AlreadyRunningError` and `NotRunningError` are ours to put
-right; `TimedOutError` says that nobody answered in time. All carry one message string, so that
+`ConfigError`, `PortTakenError`, `AlreadyRunningError`, `NotRunningError` and `NoLocalModeError` are
+ours to put right; `TimedOutError` says that nobody answered in time. All carry one message string, so that
 they survive pickling between actors.
 """
 
@@ -34,6 +34,10 @@ class NotRunningError(RaySchedError, ConnectionError):
 
 class AlreadyRunningError(RaySchedError):
     """A scheduler group of that name runs already; a second one is never made by accident."""
+
+
+class NoLocalModeError(RaySchedError):
+    """This version of Ray, or this process, cannot run a group in Ray's local mode."""
 
 
 class TimedOutError(RaySchedError, TimeoutError):

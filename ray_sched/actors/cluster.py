@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -76,6 +77,25 @@ class LocalCluster:
         import ray
 
         ray.shutdown()
+
+
+def start_local_mode(folder: str) -> None:
+    """Puts this process into Ray's local mode, where this version has it; Ray's files go to `folder`."""
+    os.environ.update(_ENVIRONMENT)
+    import ray
+
+    with _loopback_only(), warnings.catch_warnings():
+        # Ray warns that its later versions have none.
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(
+            local_mode=True,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=os.path.join(folder, "r"),
+        )
 
 
 def connect(address: str, timeout_s: float) -> None:

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import ray
 
+from ray_sched.actors import local_mode
 from ray_sched.actors.messages import Presence
 from ray_sched.actors.names import executor_role
+from ray_sched.actors.process import leave_for_restart, prepare_log
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.executor.server import ExecutorServer
-from ray_sched.logs import configure
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,10 @@ class ExecutorActor:
     ) -> None:
         self._holds_slot = holds_slot
         self._ending = threading.Event()
-        configure(config, executor_role(ip or config.host, tid))
-        self._server = ExecutorServer(config, tid, gpu=gpu, ip=ip or None, on_departed=self._leave)
+        prepare_log(config, executor_role(ip or config.host, tid))
+        self._server = ExecutorServer(
+            config, tid, gpu=gpu, ip=ip or None, on_stuck=leave_for_restart, on_departed=self._leave
+        )
         self._server.start()
 
     @ray.method(concurrency_group="watch")
@@ -81,6 +84,8 @@ class ExecutorActor:
         # A departed executor is not to be started again. Not from the thread that has to end for `stop`.
         def end() -> None:
             self.stop()
+            if local_mode.is_on():
+                return  # nothing would start it again
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
         threading.Thread(target=end, name="executor-leaves", daemon=True).start()

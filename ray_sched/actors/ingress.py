@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import ray
 
+from ray_sched.actors import local_mode
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.messages import Send
 from ray_sched.actors.process import leave_for_restart, prepare_process, was_restarted
@@ -35,9 +36,10 @@ class IngressActor:
         self._config = config
         self._loop = IngressLoop(config, on_failure=leave_for_restart, was_restarted=was_restarted())
         self._loop.start()
-        # What was loaded until now stays: no collection has to look through it while calls wait.
-        gc.collect()
-        gc.freeze()
+        if not local_mode.is_on():
+            # What was loaded until now stays: no collection has to look through it while calls wait.
+            gc.collect()
+            gc.freeze()
 
     @ray.method(concurrency_group="events")
     def apply(self, update: Update) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from ray_sched.config import Config
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
-from ray_sched.logs import configure
 from ray_sched.runtime_folder import runtime_file
 from ray_sched.wire.curve import Keys
 
@@ -22,8 +21,11 @@ class KvsActor:
     """
 
     def __init__(self, config: Config) -> None:
-        configure(config, "kvs")
+        from ray_sched.actors import process  # not at the top: a store needs no Ray
+
+        process.prepare_log(config, "kvs")
         self._config = config
+        self._was_restarted = process.was_restarted()
         self._scratch = None if config.kvs.path else runtime_file(config, "kvs.scratch")
         self._server = KvsServer(config.host, self._open, keys=Keys.of_group(config.security.curve))
         self._server.start()
@@ -32,9 +34,7 @@ class KvsActor:
         if self._scratch is None:
             self._store = Store(self._config.kvs.path)
         else:
-            from ray_sched.actors.process import was_restarted  # not at the top: a store needs no Ray
-
-            if not was_restarted():
+            if not self._was_restarted:
                 _remove(self._scratch)
             self._store = Store(str(self._scratch), scratch=True)
         return self._store

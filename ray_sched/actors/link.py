@@ -36,7 +36,7 @@ class Link:
             if self._handle is None:
                 if not ray.is_initialized():  # looking a name up would start a cluster
                     raise NotRunningError(f"this process is not connected to Ray, so there is no {self.role}")
-                self._handle = names.find(self._group, self.role)
+                self._handle = names.find_for_actor(self._group, self.role)
             future: Future[Any] = getattr(self._handle, method).remote(*args).future()
             future.add_done_callback(self._forget_if_dead)
         except (RaySchedError, ray.exceptions.RayError) as error:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import ray
 
+from ray_sched.actors import local_mode
 from ray_sched.core.executors import Address
 from ray_sched.errors import NotRunningError
 
@@ -45,11 +46,16 @@ def demand_prefix(group: str) -> str:
 
 def roles_by_group() -> dict[str, list[str]]:
     """The roles that run now in the connected Ray cluster, of each group."""
+    if local_mode.is_on():
+        entries = local_mode.actor_names()
+    else:
+        listed = ray.util.list_named_actors(all_namespaces=True)
+        entries = [entry["name"] for entry in listed if entry["namespace"] == NAMESPACE]
     found: dict[str, list[str]] = {}
-    for entry in ray.util.list_named_actors(all_namespaces=True):
-        prefix, _, rest = entry["name"].partition(":")
+    for entry in entries:
+        prefix, _, rest = entry.partition(":")
         group, _, role = rest.rpartition(":")
-        if entry["namespace"] == NAMESPACE and prefix == "ray_sched" and group:
+        if prefix == "ray_sched" and group:
             found.setdefault(group, []).append(role)
     return found
 
@@ -73,6 +79,24 @@ def find(group: str, role: str) -> Any:
     try:
         return ray.get_actor(actor_name(group, role), namespace=NAMESPACE)
     except ValueError:
-        raise NotRunningError(
-            f"no {role} of a scheduler group {group!r} runs in this Ray cluster; start one with: ray-sched up"
-        ) from None
+        raise _not_running(group, role) from None
+
+
+def find_for_actor(group: str, role: str) -> Any:
+    """The same for an actor that calls another one: in Ray's local mode it goes past Ray.
+
+    Raises:
+        NotRunningError: there is no such actor.
+    """
+    if not local_mode.is_on():
+        return find(group, role)
+    actor = local_mode.find(actor_name(group, role))
+    if actor is None:
+        raise _not_running(group, role)
+    return actor
+
+
+def _not_running(group: str, role: str) -> NotRunningError:
+    return NotRunningError(
+        f"no {role} of a scheduler group {group!r} runs in this Ray cluster; start one with: ray-sched up"
+    )

@@ -11,6 +11,7 @@ from typing import Final
 
 import ray
 
+from ray_sched.actors import local_mode
 from ray_sched.config import Config
 from ray_sched.logs import configure
 
@@ -21,14 +22,22 @@ SWITCH_INTERVAL_S: Final = 0.0005
 
 
 def prepare_process(config: Config, role: str) -> None:
-    """Called once, at the start of an actor's constructor."""
-    configure(config, role)
+    """Called once, at the start of an actor's constructor; in local mode the process is the program's own."""
+    prepare_log(config, role)
+    if local_mode.is_on():
+        return
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
+def prepare_log(config: Config, role: str) -> None:
+    """The actor's log lines; in local mode they go where the program has its own."""
+    if not local_mode.is_on():
+        configure(config, role)
+
+
 def was_restarted() -> bool:
-    """Whether Ray started this actor anew after its process had died; never so without Ray."""
-    if not ray.is_initialized():  # to ask for its context would start it
+    """Whether Ray started this actor anew after its process had died; never without Ray or in local mode."""
+    if not ray.is_initialized() or local_mode.is_on():  # to ask for Ray's context would start it
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own property uses what Ray deprecates
@@ -45,6 +54,12 @@ def keep_alive(run: Callable[[], None]) -> None:
 
 
 def leave_for_restart() -> None:
-    """End this process, so that Ray starts the actor anew: better than one that does nothing."""
+    """End this process, so that Ray starts the actor anew: better than one that does nothing.
+
+    In local mode, where the program would end with it, the actor stays as it is, and says so.
+    """
+    if local_mode.is_on():
+        log.error("in Ray's local mode nothing is started anew: this group works no longer")
+        return
     logging.shutdown()
     os._exit(1)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_sched.actors import local_mode
 from ray_sched.config import Config
 from ray_sched.core.slots import Node
 
@@ -27,9 +28,7 @@ ANY_NUMBER: Final = 1000
 
 def counts_resources() -> bool:
     """False in Ray's local mode, where resources and placement groups are accepted and mean nothing."""
-    from ray._private import worker
-
-    return bool(worker.global_worker.mode != getattr(worker, "LOCAL_MODE", None))
+    return not local_mode.is_on()
 
 
 def living_nodes() -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import ActorDiedError
 
-from ray_sched.actors import names, resources
+from ray_sched.actors import local_mode, names, resources
 from ray_sched.actors.demand import Demands
 from ray_sched.actors.messages import Presence
 from ray_sched.config import Config
@@ -56,6 +56,8 @@ def start_actor(cls: str, name: str, options: Mapping[str, Any], args: tuple[Any
     module, _, attribute = cls.partition(":")
     plain = getattr(importlib.import_module(module), attribute)
     groups = getattr(plain, "CONCURRENCY_GROUPS", {})
+    if local_mode.is_on():
+        plain = local_mode.adapted(plain, name, groups)
     remote = ray.remote(concurrency_groups=groups)(plain) if groups else ray.remote(plain)
     return remote.options(name=name, **{**OPTIONS, **options}).remote(*args)
 
