@@ -4,6 +4,8 @@
 #   make test-local  what is about Ray's local mode, with the last Ray that has one
 #   make faults  kill processes for SECONDS=120, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
+#   make fuzz    nonsense to every port (SECONDS=60 for each kind of port)
+#   make soak    churn, and what it leaves behind (SECONDS=300)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +20,7 @@ PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test test-local faults check proto bench bench-quick clean
+.PHONY: demo test test-local faults check proto bench bench-quick fuzz soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -54,6 +56,12 @@ bench: $(VENV)/.installed-bench
 
 bench-quick: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	FUZZ_SECONDS=$(or $(SECONDS),60) FUZZ_SEED=$(or $(SEED),1000) $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),300)
 
 clean:
 	rm -rf .venv $(LOCAL_VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

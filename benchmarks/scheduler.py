@@ -71,6 +71,7 @@ class Scheduler:
         except BaseException:
             self.stop()
             raise
+        self.pid = self._process.pid
         self.start_s = time.monotonic() - began
         """Seconds from the command to the first answer."""
 

@@ -75,6 +75,12 @@ class SchedulerConfig:
     forward_timeout_s: float = setting(
         0.5, "Seconds that a call waits for the Scheduler when the ingress may not decide it.", minimum=0.05
     )
+    max_wait_s: float = setting(
+        0.5,
+        "Seconds that a call may wait to be decided; under overload the wait is about half of it, and what "
+        "would wait longer is refused at once.",
+        minimum=0.01,
+    )
     max_message_bytes: int = setting(
         256 * 2**20,
         "Bytes of the largest call, function or DAG; one of up to twice as many is refused with a reason, "

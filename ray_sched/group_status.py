@@ -21,7 +21,8 @@ _SIZES: Final = {"actors": "actor", "executors": "executor", "dags": "DAG", "fun
 def read(config: Config) -> dict[str, Any]:
     """What runs on the configured host.
 
-    Its keys are `group`, `actors`, `executors`, `dags`, `functions`, `reservations`, `demand` and `counts`.
+    Its keys are `group`, `actors`, `executors`, `dags`, `functions`, `missing_pins`, `reservations`, `demand`
+    and `counts`.
 
     Raises:
         NotRunningError: nothing does, or it is still being started.
@@ -59,6 +60,7 @@ def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "executors": policy.get("executors", []),
         "dags": [{"name": name, **dag} for name, dag in scheduler.get("dags", {}).items()],
         "functions": scheduler.get("functions", []),
+        "missing_pins": policy.get("missing_pins", {}),
         "reservations": policy.get("reservations", {}),
         "demand": policy.get("demand", {}),
     }
@@ -86,9 +88,11 @@ def as_tables(told: dict[str, Any]) -> str:
     counts = {name: number for name, number in told["counts"].items() if name not in _SIZES}
     sizes = ", ".join(_amount(told["counts"][name], singular) for name, singular in _SIZES.items())
     counted = ", ".join(f"{name} {number}" for name, number in counts.items())
+    missing = [[dag, ", ".join(functions)] for dag, functions in sorted(told["missing_pins"].items())]
     return "\n\n".join(
         [
             f"Group {told['group']}: {sizes}\nCounts: {counted or 'none'}",
+            *([_table(["DAG", "PINNED NOWHERE, FOR LACK OF ROOM"], missing)] if missing else []),
             _table(["ACTOR", "STATE"], actors),
             _table(["EXECUTOR", "TYPE", "PINNED", "BUSY"], executors),
             _table(["DAG", "FUNCTIONS"], [[d["name"], ", ".join(d["functions"])] for d in told["dags"]]),

@@ -7,6 +7,7 @@ refusal or a counted drop, never an exception of the loop; nothing here waits.
 from __future__ import annotations
 
 import logging
+import resource
 import select
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
+from ray_sched.actors.backlog import Backlog
 from ray_sched.actors.messages import Send
 from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER
 from ray_sched.core.executors import Address, Executor
@@ -21,13 +23,21 @@ from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import Layout, tcp
-from ray_sched.wire.sockets import DONTWAIT, PushSockets, receive, receive_request, send_part
+from ray_sched.wire.sockets import (
+    DONTWAIT,
+    DONTWAIT_SNDMORE,
+    PushSockets,
+    receive,
+    receive_request,
+    send_part,
+)
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
 MAX_SOCKETS: Final = 20_000
+"""Addresses that are kept connected; less where the process may not open three files for each."""
 
 EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
 """Those that a scheduler sends to, by their names in a layout."""
@@ -35,10 +45,6 @@ EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
 Drop = Callable[[str, object], None]
 Handlers = dict[Any, Callable[[zmq.Socket[bytes], float], bool]]
 """What to do when a socket may have something, at a time of the monotonic clock; True if more may follow."""
-
-# pyzmq's own `recv_multipart` and `send_multipart` cost twice and seven times as much as what is done here:
-# they make enumerations of flags and options for each part.
-DONTWAIT_SNDMORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 
 class Peer(NamedTuple):
@@ -67,17 +73,28 @@ class Limit(NamedTuple):
 
 
 def request_handler(
-    handle: Callable[[bytes, Peer, float], Reply | None], limit: Limit, counts: Counter[str], drop: Drop
+    handle: Callable[[bytes, Peer, float], Reply | None],
+    limit: Limit,
+    counts: Counter[str],
+    drop: Drop,
+    backlog: Backlog | None = None,
 ) -> Callable[[zmq.Socket[bytes], float], bool]:
-    """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later."""
+    """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later.
+
+    What a turn does not get to waits in `backlog`, where there is one, else in the socket.
+    """
     max_bytes = limit.max_bytes
 
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
+        fetch, overloaded = receive_request, False
+        if backlog:
+            backlog.take_in(socket, now)
+            fetch, overloaded = backlog.next, True
         for _ in range(BATCH):
             try:
-                frames = receive_request(socket)
+                frames = fetch(socket)
             except zmq.Again:
-                return False
+                return overloaded
             # As a REP socket has it: all up to the first empty frame is the way back.
             try:
                 end = frames.index(b"", 1) + 1
@@ -101,6 +118,8 @@ def request_handler(
                 reply = refusal(error)
             if reply is not None:
                 reply_to(peer, reply, drop)
+        if backlog is not None and not overloaded:
+            backlog.take_in(socket, now)
         return True
 
     return on_readable
@@ -209,9 +228,11 @@ class Outbox:
         keys: Keys | None = None,
     ) -> None:
         """`on_unsent` is told of each message (and its kind) that was dropped."""
-        context.set(zmq.MAX_SOCKETS, MAX_SOCKETS + 64)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, files // 3)
+        context.set(zmq.MAX_SOCKETS, most + 64)
         # Peers name the addresses: to look a host name up would hold up everybody.
-        self._sockets = PushSockets(context, MAX_SOCKETS, host_names=False, keys=keys)
+        self._sockets = PushSockets(context, most, host_names=False, keys=keys)
         self._layout = layout
         self._on_unsendable = on_unsendable
         self._drop = drop

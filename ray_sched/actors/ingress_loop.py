@@ -23,6 +23,7 @@ from typing import Any, Final
 import zmq
 
 from ray_sched.actors import names
+from ray_sched.actors.backlog import Backlog
 from ray_sched.actors.forwarding import EventForwarding, RequestForwarding
 from ray_sched.actors.front import (
     Handlers,
@@ -140,6 +141,7 @@ class IngressLoop:
             self._refused_unheard,
         )
         self._handlers: Handlers = {}
+        self._backlogs: dict[int, Backlog] = {}
         try:
             self._bind()
             self._lost = LostCalls(config, self._scheduler, self.mailbox, was_restarted=was_restarted)
@@ -172,6 +174,7 @@ class IngressLoop:
             "lease_valid": self._replica.may_decide(now),
             "table_age_s": round(self._replica.age_s(now), 3),
             "waiting_requests": len(self._forwarding),
+            "waiting_calls": sum(map(len, self._backlogs.values())),
             "loop_alive": self._thread.is_alive(),
         }
 
@@ -200,7 +203,12 @@ class IngressLoop:
             # A reply that cannot go out is an error, and so counted.
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             handle = requests.get(port) or self._forward_to(port)
-            self._handlers[socket] = request_handler(handle, self._limit(port), self.counts, self.drop)
+            backlog = None
+            if port in (ports.FUNCTION_CALL, ports.DAG_CALL):
+                backlog = self._backlogs[port] = Backlog(self._config.scheduler.max_wait_s, self.counts)
+            self._handlers[socket] = request_handler(
+                handle, self._limit(port), self.counts, self.drop, backlog
+            )
         pushed: dict[int, Callable[[bytes, float], None]] = {
             ports.CALL_QUEUE: self._on_queued_call,
             ports.STATUS: self._on_status,

@@ -53,6 +53,9 @@ TICK_S: Final = 0.05
 CACHED_KEYS: Final = "ANNA_METADATA|cache_ip|"
 STOP_S: Final = 5.0
 """What giving back the reservations may take."""
+MISSING_PERIOD_S: Final = 1.0
+TOLD: Final = 10
+"""DAGs, and functions of each, that are named in the log at once."""
 RECOVERY_S: Final = 2.0
 """How long a restarted Policy waits for the Ingress to tell what it knows."""
 
@@ -86,6 +89,8 @@ class PolicyActor:
         self._pinning.history.heard = teller(log, logging.INFO)
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
         self._waiters: dict[int, Future[Finished]] = {}
+        self._missing: dict[str, list[str]] = {}
+        """The functions that were last said to be pinned nowhere, by DAG."""
         self._kvs = KvsClient(
             config.kvs_host,
             config.host,
@@ -366,7 +371,7 @@ class PolicyActor:
     def _run(self) -> None:
         self._recover()
         self._capacity.start()
-        next_heartbeat = next_keys = next_table_tick = 0.0
+        next_heartbeat = next_keys = next_table_tick = next_missing = 0.0
         while not self._stopping.wait(TICK_S):
             now = time.monotonic()
             with self._lock:
@@ -379,6 +384,9 @@ class PolicyActor:
                 self._publish(now, heartbeat)
                 if heartbeat:
                     next_heartbeat = now + self._config.scheduler.heartbeat_s
+            if now >= next_missing:
+                self._tell_missing()
+                next_missing = now + MISSING_PERIOD_S
             if now >= next_keys:
                 self._read_cached_keys()
                 next_keys = now + self._config.stats.policy_period_s
@@ -389,6 +397,19 @@ class PolicyActor:
         for address in self._table.remove_silent(now):
             log.warning("executor=%s:%d is silent and counts as gone", *address)
             self._carry_out(self._pinning.on_gone(address, now, silent=True))
+
+    def _tell_missing(self) -> None:
+        """Pins that were lost and find no room are said once, and again when that has changed."""
+        with self._lock:
+            missing = {} if self._pinning.busy() else self._pinning.missing()
+            if self._pinning.busy() or missing == self._missing:
+                return
+            before, self._missing = self._missing, missing
+        for dag in [dag for dag in missing if missing[dag] != before.get(dag)][:TOLD]:
+            functions = ",".join(missing[dag][:TOLD])
+            log.warning("dag=%s functions=%s are pinned nowhere: there is no free executor", dag, functions)
+        for dag in [dag for dag in before if dag not in missing][:TOLD]:
+            log.info("dag=%s misses no pin any more", dag)
 
     def _recover(self) -> None:
         """After a restart, begin with what the Ingress knows."""

@@ -23,6 +23,7 @@ from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON
+from ray_sched.wire.sockets import HIGH_WATER_MARK
 
 HOST = "127.0.8.21"
 WAIT_MS = 10_000
@@ -329,3 +330,28 @@ def test_no_more_executors_are_known_than_are_allowed() -> None:
         assert executors(limited) == 3
     finally:
         limited.close()
+
+
+def test_an_executor_that_takes_nothing_more_is_left_out_and_no_send_waits() -> None:
+    unlimited = Setting(CONFIG.replace(**{"policy.max_recent_calls": 0, "scheduler.max_wait_s": 60.0}))
+    try:
+        unlimited.lease()
+        call = cb.DagCall(name="d", output_key="k").SerializeToString()
+        calls = HIGH_WATER_MARK + 500
+        with unlimited.context.socket(zmq.DEALER) as crowd:
+            crowd.linger = 0
+            crowd.sndhwm = crowd.rcvhwm = 0
+            crowd.rcvtimeo = WAIT_MS
+            crowd.connect(ports.tcp(HOST, ports.DAG_CALL))
+            for _ in range(calls):  # nobody listens where the executor should be
+                crowd.send_multipart([b"", call])
+            replies = [cb.GenericResponse.FromString(crowd.recv_multipart()[-1]) for _ in range(calls)]
+        assert replies[0].success and not replies[-1].success
+        assert replies[-1].error == cb.NO_RESOURCES
+        assert unlimited.loop.counts["dropped_send"]
+        status = internal_pb2.ThreadStatus(ip=HOST, functions=["f"], running=True)
+        unlimited.push(ports.STATUS, status.SerializeToString())
+        unlimited.counted("statuses")
+        assert not unlimited.loop._table.executors[HOST, 0].suspected
+    finally:
+        unlimited.close()

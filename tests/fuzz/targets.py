@@ -104,7 +104,7 @@ class Ingress(Target):
         now = time.monotonic()
         record = ExecutorRecord(self.ip, 0, False, ("f",), (), True, 0.0, now, 0.0, 1)
         dag = cb.Dag(name="d", functions=[cb.Dag.FunctionReference(name="f")]).SerializeToString()
-        update = Update(1, 0, True, (record,), {}, {}, {"d": dag}, now + 1000.0)
+        update = Update(1, 0, whole=True, executors=(record,), dags={"d": dag}, sent_at=now + 1000.0)
         self._loop.mailbox.put(lambda now: self._loop.apply(update, now))
 
     def send(self, port: int, frames: list[bytes]) -> None:

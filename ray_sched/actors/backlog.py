@@ -1,0 +1,94 @@
+"""Calls that came faster than they can be decided: what waits here has an age, and none grows old.
+
+ZeroMQ does not say when a message arrived. So once a port has more than its turn can serve, everything
+that it has is taken out at once and waits here with the time. While the first in line has waited for more
+than half of `max_wait_s`, newcomers are refused at once: they would wait as long. What has waited for
+longer than `max_wait_s` all the same (the loop stood still) is refused, too: its caller may have gone.
+
+A refusal costs a few hundredths of a decision, which is why throughput hardly falls under overload.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Final
+
+import zmq
+
+from ray_sched.errors import NoResourcesError
+from ray_sched.wire.codec import refusal
+from ray_sched.wire.sockets import DONTWAIT, DONTWAIT_SNDMORE, receive_request, send_part
+
+AT_ONCE: Final = 2000
+"""Messages that are taken out of a port in one turn, so that the others have theirs."""
+MAX_BYTES: Final = 512 * 2**20
+"""What may wait here, together; more stays with ZeroMQ, and then with its senders."""
+OVERLOADED: Final = refusal(
+    NoResourcesError("more calls come than the scheduler can take: try again later, or at another scheduler")
+)
+
+
+class Backlog:
+    """Of one request port; for the loop's thread alone."""
+
+    def __init__(self, max_wait_s: float, counts: Counter[str]) -> None:
+        self._max_wait_s = max_wait_s
+        self._counts = counts
+        self._waiting: deque[tuple[float, list[bytes]]] = deque()
+        self._bytes = 0
+        self._now = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take_in(self, socket: zmq.Socket[bytes], now: float) -> None:
+        """Take out of the socket what is there; newcomers that would wait too long are refused."""
+        self._now = now
+        waiting = self._waiting
+        late = bool(waiting) and now - waiting[0][0] > self._max_wait_s / 2
+        refused = 0
+        try:
+            for _ in range(AT_ONCE):
+                if self._bytes > MAX_BYTES:
+                    break
+                frames = receive_request(socket)
+                if late:
+                    self._refuse(socket, frames)
+                    refused += 1
+                else:
+                    waiting.append((now, frames))
+                    self._bytes += len(frames[-1])
+        except zmq.Again:
+            pass
+        if refused:
+            self._counts["refused_overload"] += refused
+
+    def next(self, socket: zmq.Socket[bytes]) -> list[bytes]:
+        """The first in line that was not too old at the last `take_in`. Raises zmq.Again after the last."""
+        waiting = self._waiting
+        while waiting:
+            arrived, frames = waiting.popleft()
+            self._bytes -= len(frames[-1])
+            if self._now - arrived <= self._max_wait_s:
+                return frames
+            self._refuse(socket, frames)
+            self._counts["refused_overload"] += 1
+        raise zmq.Again
+
+    def _refuse(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
+        """NO_RESOURCES to whoever sent these frames, for as little as it can be had."""
+        try:
+            end = frames.index(b"", 1) + 1
+        except ValueError:
+            self._counts["dropped_no_envelope"] += 1
+            return
+        try:
+            for part in frames[:end]:
+                send_part(socket, part, DONTWAIT_SNDMORE)
+            if len(frames) > end + 1:  # it asks for the reason
+                send_part(socket, OVERLOADED.body, DONTWAIT_SNDMORE)
+                send_part(socket, OVERLOADED.reason.encode(), DONTWAIT)
+            else:
+                send_part(socket, OVERLOADED.body, DONTWAIT)
+        except zmq.ZMQError:  # it has gone, or does not take its replies
+            self._counts["dropped_reply"] += 1

@@ -1,0 +1,112 @@
+"""Calls that have to wait: in order, for a bounded time, and refused at once where it would be longer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from ray_sched.actors.backlog import OVERLOADED, Backlog
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import ports
+from ray_sched.wire.codec import WANTS_REASON
+from tests.actors.test_ingress_loop import CONFIG, HOST, Setting
+
+WAIT_MS = 10_000
+CALLS = 8_000
+"""Fewer than replies may wait for one client, and more than can be decided in 20 ms."""
+
+
+class Port:
+    def __init__(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.bind("inproc://calls")
+        self.client = self.context.socket(zmq.DEALER)
+        self.client.rcvtimeo = WAIT_MS
+        self.client.connect("inproc://calls")
+        self.counts: Counter[str] = Counter()
+        self.backlog = Backlog(1.0, self.counts)
+
+    def ask(self, *bodies: bytes, reason: bool = False) -> None:
+        for body in bodies:
+            self.client.send_multipart([body, b"", body, *([WANTS_REASON] if reason else [])])
+
+    def next(self) -> bytes:
+        return self.backlog.next(self.router)[-1]
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port()
+    yield port
+    port.context.destroy(0)
+
+
+def test_who_came_first_is_served_first(port: Port) -> None:
+    port.ask(b"1", b"2")
+    port.backlog.take_in(port.router, 0.0)
+    port.ask(b"3")
+    port.backlog.take_in(port.router, 0.4)
+    assert [port.next() for _ in range(3)] == [b"1", b"2", b"3"]
+    with pytest.raises(zmq.Again):
+        port.next()
+
+
+def test_newcomers_are_refused_at_once_while_the_first_in_line_has_waited_for_half_of_the_time(
+    port: Port,
+) -> None:
+    port.ask(b"1", b"2")
+    port.backlog.take_in(port.router, 0.0)
+    port.ask(b"3")
+    port.backlog.take_in(port.router, 0.6)
+    assert port.client.recv_multipart() == [b"3", b"", OVERLOADED.body]
+    assert [port.next(), port.next()] == [b"1", b"2"]
+    port.ask(b"4")
+    port.backlog.take_in(port.router, 0.7)
+    assert port.next() == b"4"
+    assert port.counts["refused_overload"] == 1
+
+
+def test_what_has_waited_too_long_is_refused_and_not_served_late(port: Port) -> None:
+    port.ask(b"1")
+    port.backlog.take_in(port.router, 0.0)
+    port.ask(b"2", reason=True)
+    port.backlog.take_in(port.router, 0.5)
+    port.backlog.take_in(port.router, 1.2)  # the loop stood still
+    assert port.next() == WANTS_REASON  # the second one
+    reply = port.client.recv_multipart()
+    assert reply == [b"1", b"", OVERLOADED.body]
+    assert cb.GenericResponse.FromString(reply[2]).error == cb.NO_RESOURCES
+
+
+def test_who_asks_for_the_reason_of_a_refusal_gets_it(port: Port) -> None:
+    port.ask(b"1")
+    port.backlog.take_in(port.router, 0.0)
+    port.ask(b"2", reason=True)
+    port.backlog.take_in(port.router, 0.9)
+    assert port.client.recv_multipart() == [b"2", b"", OVERLOADED.body, OVERLOADED.reason.encode()]
+
+
+def test_each_of_more_calls_than_can_be_decided_is_answered_once() -> None:
+    ingress = Setting(CONFIG.replace(**{"scheduler.max_wait_s": 0.02, "policy.max_recent_calls": 0}))
+    try:
+        ingress.lease()
+        call = cb.DagCall(name="d", output_key="k").SerializeToString()
+        with ingress.context.socket(zmq.DEALER) as crowd:
+            crowd.linger = 0
+            crowd.sndhwm = crowd.rcvhwm = 0
+            crowd.rcvtimeo = WAIT_MS
+            crowd.connect(ports.tcp(HOST, ports.DAG_CALL))
+            for number in range(CALLS):
+                crowd.send_multipart([b"%d" % number, b"", call])
+            ingress.alive()
+            replies = [crowd.recv_multipart() for _ in range(CALLS)]
+        assert sorted(int(reply[0]) for reply in replies) == list(range(CALLS))
+        accepted = sum(cb.GenericResponse.FromString(reply[2]).success for reply in replies)
+        refused = ingress.loop.counts["refused_overload"]
+        assert accepted and refused
+    finally:
+        ingress.close()
