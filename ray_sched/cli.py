@@ -112,23 +112,26 @@ def up(file: str | None, detach: bool, **flags: Any) -> None:
     from ray_sched import starting
 
     config = _load(file, **flags)
-    if not (config.security.curve or config.host.startswith("127.")):
-        click.echo(
-            f"ray-sched: warning: whoever reaches {config.host} can run code here: set security.curve, or "
-            "let a firewall close its ports (docs/security.md)",
-            err=True,
-        )
-    sys.exit(starting.start(config, _Screen(detach).show, detach))
+    sys.exit(starting.start(config, _Screen(config, detach).show, detach))
 
 
 class _Screen:
     """What `up` prints."""
 
-    def __init__(self, detached: bool) -> None:
+    def __init__(self, config: Config, detached: bool) -> None:
         self._detached = detached
+        self._is_open = not (config.security.curve or config.host.startswith("127."))
+        self._host = config.host
 
     def show(self, event: Mapping[str, Any]) -> None:
         if "part" in event:
+            if self._is_open:
+                click.echo(
+                    f"ray-sched: warning: whoever reaches {self._host} can run code here: set "
+                    "security.curve, or let a firewall close its ports (docs/security.md)",
+                    err=True,
+                )
+                self._is_open = False  # once is enough
             facts = event["facts"] or {}
             shown = "  ".join(f"{key} {value}" for key, value in facts.items() if _is_shown(key, value))
             click.echo(f"  {event['part']:<20} ready {event['seconds']:6.1f} s   {shown}".rstrip())

@@ -105,8 +105,9 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
     with contextlib.ExitStack() as undo:
         # Ray's own start and stop leave processes behind when they are interrupted.
         with interruption.deferred():
-            _start_ray(config, tell, entry, undo)
+            address = _start_ray(config, entry, undo)
         try:
+            tell({"part": "ray", "facts": {"address": address}, "seconds": time.monotonic() - began})
             group = Group.start(config, ready_parts(tell, time.monotonic() - began))
             undo.callback(group.stop, STOP_S)
             ready = True  # before it is told: whoever hears it may end this at once
@@ -122,10 +123,10 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
     return 0 if ready else INTERRUPTED
 
 
-def _start_ray(config: Config, tell: Tell, entry: Running, undo: contextlib.ExitStack) -> None:
+def _start_ray(config: Config, entry: Running, undo: contextlib.ExitStack) -> str:
+    """Returns the cluster's address."""
     from ray_sched.actors.cluster import LocalCluster, connect, disconnect
 
-    began = time.monotonic()
     if config.ray_address:
         connect(config.ray_address, CONNECT_S)
         undo.callback(disconnect)
@@ -135,7 +136,7 @@ def _start_ray(config: Config, tell: Tell, entry: Running, undo: contextlib.Exit
         undo.callback(cluster.stop)
         address = cluster.address
     running.update(entry, ray_address=address)
-    tell({"part": "ray", "facts": {"address": address}, "seconds": time.monotonic() - began})
+    return address
 
 
 class _Interruption:
@@ -156,6 +157,8 @@ class _Interruption:
         self.interrupts = False
         try:
             yield
+        except SystemExit:  # from the handler of SIGTERM that Ray sets while it starts
+            self.asked = True
         finally:
             self.install()
             self.interrupts = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,12 +30,8 @@ def test_the_causes_that_are_told_apart_are_bounded() -> None:
 
 
 @pytest.fixture
-def output() -> Iterator[io.StringIO]:
-    own = logging.getLogger("ray_sched")
-    before = own.handlers[:], own.level, own.propagate
-    yield io.StringIO()
-    own.handlers[:], own.propagate = before[0], before[2]
-    own.setLevel(before[1])
+def output(logging_kept: None) -> io.StringIO:
+    return io.StringIO()
 
 
 def configured(output: io.StringIO, log_format: str, level: str = "INFO") -> logging.Logger:

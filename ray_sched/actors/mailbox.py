@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -16,11 +17,14 @@ class Mailbox(Generic[T]):
         self._items: deque[T] = deque()
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = False
+        self._lock = threading.Lock()
+        """Between a look at `_closed` and the write the descriptor must not become somebody else's."""
 
     def put(self, item: T) -> None:
         self._items.append(item)
-        if not self._closed:
-            os.eventfd_write(self.fd, 1)
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self.fd, 1)
 
     def take(self) -> list[T]:
         """All that is there; never waits."""
@@ -34,6 +38,7 @@ class Mailbox(Generic[T]):
         return items
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            os.close(self.fd)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self.fd)

@@ -13,6 +13,8 @@ from ray_sched.config import Config
 from ray_sched.errors import PortTakenError
 from ray_sched.kvs.client import KvsClient
 
+pytestmark = pytest.mark.usefixtures("logging_kept")
+
 
 def test_it_serves_and_keeps_what_was_written(ip: str, tmp_path: Path) -> None:
     path = str(tmp_path / "store.db")

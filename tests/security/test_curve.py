@@ -18,7 +18,8 @@ from click.testing import CliRunner
 import ray_sched
 from ray_sched import keys
 from ray_sched.actors.group import Group
-from ray_sched.cli import main
+from ray_sched.cli import _Screen, main
+from ray_sched.config import Config
 from ray_sched.errors import ConfigError, NotRunningError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -239,25 +240,33 @@ def test_keys_are_made_by_a_command(tmp_path: Path) -> None:
     assert "alice.key exists" in again.output
 
 
-def up(**variables: str) -> subprocess.CompletedProcess[str]:
-    """On no address of this machine, so that nothing starts."""
-    return subprocess.run(
-        [sys.executable, "-m", "ray_sched.cli", "up", "--host", "192.0.2.77"],
-        env={**os.environ, **variables},
+def warnings(config: Config, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What `up` says on stderr while parts become ready."""
+    screen = _Screen(config, detached=False)
+    for part in ("ray", "kvs"):
+        screen.show({"part": part, "facts": {}, "seconds": 0.0})
+    return capsys.readouterr().err.splitlines()
+
+
+def test_up_warns_in_one_line_where_others_could_reach_it(capsys: pytest.CaptureFixture[str]) -> None:
+    [warning] = warnings(Config(host="192.0.2.77"), capsys)
+    assert "whoever reaches 192.0.2.77 can run code here: set security.curve" in warning
+    assert warnings(Config(host=HOST), capsys) == []
+    assert warnings(Config(host="192.0.2.77").replace(**{"security.curve": "/keys"}), capsys) == []
+
+
+def test_up_without_the_keys_that_it_needs_says_how_to_make_them(tmp_path: Path) -> None:
+    without_keys = subprocess.run(
+        [sys.executable, "-m", "ray_sched.cli", "up", "--host", "127.0.18.99"],
+        env={
+            **os.environ,
+            "RAY_SCHED_STATE_DIR": str(tmp_path),
+            "RAY_SCHED_SECURITY_CURVE": str(tmp_path / "none"),
+        },
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-
-
-def test_up_warns_in_one_line_where_others_could_reach_it(tmp_path: Path) -> None:
-    state = {"RAY_SCHED_STATE_DIR": str(tmp_path)}
-    warnings = [line for line in up(**state).stderr.splitlines() if "warning" in line]
-    assert len(warnings) == 1
-    assert "whoever reaches 192.0.2.77 can run code here: set security.curve" in warnings[0]
-
-    without_keys = up(**state, RAY_SCHED_SECURITY_CURVE=str(tmp_path / "none"))
-    assert "warning" not in without_keys.stderr
     assert without_keys.returncode == 2
     assert "make keys with: ray-sched keys new NAME" in without_keys.stderr

@@ -160,15 +160,16 @@ class Mailbox:
         kind = self._sockets[socket]
         raw = socket.recv()
         answer = None
-        try:
-            # First played, then stored: whoever sees the message sees what the play made of it, too.
-            if self._on_message is not None:
-                answer = self._on_message(kind, raw)
-        except Exception as error:
-            self._failure = error
-        if socket.type == zmq.REP:
-            socket.send(answer or b"")
+        # Played and stored in one: whoever sees the message sees what the play made of it, and whoever
+        # heard the play's answer finds the message.
         with self._news:
+            try:
+                if self._on_message is not None:
+                    answer = self._on_message(kind, raw)
+            except Exception as error:
+                self._failure = error
+            if socket.type == zmq.REP:
+                socket.send(answer or b"")
             self._arrived.append((kind, raw))
             self._news.notify_all()
 
