@@ -277,7 +277,7 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
         told = json.loads(run("status", "--json", "--host", host).stdout)
         assert set(told) == {
             *("group", "actors", "executors", "dags", "functions"),
-            *("reservations", "demand", "counts"),
+            *("reservations", "demand", "missing_pins", "counts"),
         }
         assert set(told["actors"]) == set(parts) - {"ray"}
         assert sorted(name for executor in told["executors"] for name in executor["functions"]) == [

@@ -17,8 +17,11 @@ MAY_UNPICKLE = {
     "future.py": "a client's results",
     "holder.py": "reads its order from the process that started it",
     "starting.py": "writes that order",
+    "actors/ledger.py": "reads back its own file (mode 0600) by marshal: plain tuples alone",
+    "actors/local_mode.py": "copies arguments within one process, in Ray's local mode alone",
 }
-"""Modules of clients and of the command line; beside these the executor's own package."""
+"""Modules of clients and of the command line, and what reads nothing but its own writing; beside these the
+executor's own package."""
 PICKLERS = {
     "pickle",
     "_pickle",
