@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,14 @@ pytestmark = pytest.mark.cluster
 HOST = "127.0.16.3"
 WAIT_S = 30.0
 CONFIG = BASE.replace(host=HOST, **{"executor.count": 1})
+
+
+def await_executor(group: Group) -> None:
+    eventually(
+        lambda: len(group.status(timeout_s=WAIT_S)["policy"]["executors"]) == 1,
+        "the policy has heard of the executor",
+    )
+
 
 has_local_mode = pytest.mark.skipif(not local_mode.exists(), reason="this version of Ray has no local mode")
 
@@ -80,28 +88,28 @@ def test_an_actor_that_cannot_start_gives_its_own_error_and_this_process_lives(
 
 @has_local_mode
 def test_a_function_that_never_loads_costs_its_executor_and_not_this_process(
-    start_group: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_group: Start, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    os.mkfifo(gate)
 
     class Stuck:
         def __init__(self, library: object) -> None:
-            with open(gate) as opened:  # until somebody writes
-                opened.read()
+            while not gate.exists():
+                time.sleep(0.01)
 
         def run(self, library: object) -> int:
             return 1
 
     group = ray_sched.local.start(CONFIG.replace(**{"executor.load_timeout_s": 0.2}))
     try:
+        await_executor(group)
         with ray_sched.connect(HOST) as client:
             client.register((Stuck, ()), "stuck")
             with pytest.raises(ray_sched.NoResourcesError):
                 client.register_dag("never", ["stuck"])
         assert group.status(timeout_s=WAIT_S)["ingress"]["loop_alive"]
     finally:
-        gate.write_text("")
+        gate.touch()
         ray_sched.local.stop(group)
 
 
@@ -113,6 +121,7 @@ def test_an_executor_that_departs_is_no_longer_given_calls(start_group: Start) -
 
     group = ray_sched.local.start(CONFIG)
     try:
+        await_executor(group)
         with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
             socket.linger = 1000
             socket.connect(tcp(HOST, CONFIG.ports.depart))
