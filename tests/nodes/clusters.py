@@ -26,6 +26,8 @@ QUICK = {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Agents that name themselves keep their environment, by whose mark they are found at the end.
+    "SPT_NOENV": "1",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
@@ -93,7 +95,17 @@ class AutoscaledNodes:
             "max_workers": max_nodes,
             "upscaling_speed": 10.0,
             "idle_timeout_minutes": idle_timeout_s / 60,
-            "provider": {"type": "fake_multinode", "gcs_address": self.address, "launch_multiple": True},
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": self.address,
+                "launch_multiple": True,
+                # Its nodes share one address: without this their heartbeats are taken for the head's,
+                # and the autoscaler tries to repair them for ever instead of looking for idle ones.
+                "use_node_id_as_ip": True,
+                # A node is there once its process is: nothing is set up through SSH.
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
             "available_node_types": {
                 "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
                 "slots": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": max_nodes},
