@@ -18,7 +18,7 @@ import ray
 from ray_sched.actors import local_mode
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.messages import Send
-from ray_sched.actors.process import leave_for_restart, prepare_process, was_restarted
+from ray_sched.actors.process import leave_for_restart, prepare_process
 from ray_sched.actors.telling import Account
 from ray_sched.config import Config
 from ray_sched.core.replication import Update
@@ -34,7 +34,7 @@ class IngressActor:
     def __init__(self, config: Config) -> None:
         prepare_process(config, "ingress")
         self._config = config
-        self._loop = IngressLoop(config, on_failure=leave_for_restart, was_restarted=was_restarted())
+        self._loop = IngressLoop(config, on_failure=leave_for_restart)
         self._loop.start()
         if not local_mode.is_on():
             # What was loaded until now stays: no collection has to look through it while calls wait.

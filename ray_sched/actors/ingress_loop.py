@@ -75,9 +75,7 @@ PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
 class IngressLoop:
-    def __init__(
-        self, config: Config, on_failure: Callable[[], None], *, was_restarted: bool = False
-    ) -> None:
+    def __init__(self, config: Config, on_failure: Callable[[], None]) -> None:
         """Binds all ports; raises PortTakenError, ConfigError.
 
         `on_failure` is called if the loop ends without having been stopped.
@@ -144,7 +142,7 @@ class IngressLoop:
         self._backlogs: dict[int, Backlog] = {}
         try:
             self._bind()
-            self._lost = LostCalls(config, self._scheduler, self.mailbox, was_restarted=was_restarted)
+            self._lost = LostCalls(config, self._scheduler, self.mailbox)
         except BaseException:
             self._guard.close()
             self._context.destroy(0)

@@ -33,13 +33,13 @@ class Noted(NamedTuple):
 class Ledger:
     """For one thread. `size` is the file's, in bytes."""
 
-    def __init__(self, path: Path, size: int, *, keep: bool) -> None:
-        """`keep` what a process before this one noted; raises OSError."""
+    def __init__(self, path: Path, size: int) -> None:
+        """What a process before this one noted is kept, unless the size was another. Raises OSError."""
         self._half = size // 2
+        if path.exists() and path.stat().st_size != 2 * self._half:
+            path.unlink()
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not keep:
-                os.ftruncate(file, 0)
             os.ftruncate(file, 2 * self._half)
             self._map = mmap.mmap(file, 2 * self._half)
         finally:

@@ -45,23 +45,16 @@ Doubtful = tuple[tuple[Address, ...], Destination]
 class LostCalls:
     """The ingress's side. For the loop's thread, but for what a lane runs."""
 
-    def __init__(
-        self,
-        config: Config,
-        scheduler: Link,
-        mailbox: Mailbox[Callable[[float], None]],
-        *,
-        was_restarted: bool,
-    ) -> None:
+    def __init__(self, config: Config, scheduler: Link, mailbox: Mailbox[Callable[[float], None]]) -> None:
         """Raises ConfigError, OSError. The ports have to be bound: whoever has them has the file."""
         self._scheduler = scheduler
         self._mailbox = mailbox
         self._timeout_s = config.scheduler.lost_call_timeout_s
         self._lane = Lane("lost-calls")
         size = config.scheduler.noted_calls_bytes
-        self._ledger = Ledger(runtime_file(config, "calls"), size, keep=was_restarted)
-        self._past = self._ledger.copy() if was_restarted else b""
-        """What the process before this one noted, until it was looked through."""
+        self._ledger = Ledger(runtime_file(config, "calls"), size)
+        self._past = self._ledger.copy()
+        """What the process before this one noted, until it was looked through; one that was stopped left none."""
         self._due_at = time.monotonic() + GRACE_S
         self._gone: dict[Address, float] = {}
         self._unsent: dict[Destination, None] = {}
@@ -104,7 +97,8 @@ class LostCalls:
             for call in read(noted)
             if call.at > young and not due.isdisjoint(call.executors)
         ]
-        doubtful += _unsent_by_the_dead(list(read(past)), young)
+        # What is not of the past is of the machine's time before its last start.
+        doubtful += _unsent_by_the_dead([call for call in read(past) if call.at <= now], young)
         done = True
         try:
             for start in range(0, len(doubtful), BATCH):

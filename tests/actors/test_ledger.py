@@ -22,18 +22,20 @@ def add(ledger: Ledger, call: Noted) -> None:
 
 
 def test_what_was_noted_is_there_in_the_next_process(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "calls", 1 << 16, keep=False)
+    ledger = Ledger(tmp_path / "calls", 1 << 16)
     calls = [noted(number, continued=bool(number % 2)) for number in range(50)]
     for call in calls:
         add(ledger, call)
     # The process is killed here: nothing is closed.
-    assert list(read(Ledger(tmp_path / "calls", 1 << 16, keep=True).copy())) == calls
-    assert list(read(Ledger(tmp_path / "calls", 1 << 16, keep=False).copy())) == []
+    assert list(read(Ledger(tmp_path / "calls", 1 << 16).copy())) == calls
+    # Of a list of another size nothing is taken for a record.
+    assert list(read(Ledger(tmp_path / "calls", 1 << 15).copy())) == []
+    assert list(read(Ledger(tmp_path / "calls", 1 << 16).copy())) == []
 
 
 def test_it_keeps_the_latest_and_never_less_than_half_of_what_it_holds(tmp_path: Path) -> None:
     rng = random.Random(3)
-    ledger = Ledger(tmp_path / "calls", 1 << 13, keep=False)
+    ledger = Ledger(tmp_path / "calls", 1 << 13)
     calls: list[Noted] = []
     for number in range(1000):
         calls.append(noted(number, length=rng.randrange(3, 200)))
@@ -45,7 +47,7 @@ def test_it_keeps_the_latest_and_never_less_than_half_of_what_it_holds(tmp_path:
 
 
 def test_a_call_that_is_too_large_is_left_out(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    ledger = Ledger(tmp_path / "calls", 4096)
     add(ledger, noted(1))
     add(ledger, noted(2, length=5000))
     add(ledger, noted(3))
@@ -53,7 +55,7 @@ def test_a_call_that_is_too_large_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_record_that_was_being_written_is_not_there(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    ledger = Ledger(tmp_path / "calls", 4096)
     add(ledger, noted(1))
     one = ledger._position
     add(ledger, noted(2))
@@ -63,7 +65,7 @@ def test_a_record_that_was_being_written_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_closed_one_leaves_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "calls", 4096, keep=False)
+    ledger = Ledger(tmp_path / "calls", 4096)
     ledger.close()
     ledger.close()
     assert not list(tmp_path.iterdir())
