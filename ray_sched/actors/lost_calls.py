@@ -54,7 +54,7 @@ class LostCalls:
         size = config.scheduler.noted_calls_bytes
         self._ledger = Ledger(runtime_file(config, "calls"), size)
         self._past = self._ledger.copy()
-        """What the process before this one noted, until it was looked through; one that was stopped left none."""
+        """What a killed process before this one noted, until it was looked through."""
         self._due_at = time.monotonic() + GRACE_S
         self._gone: dict[Address, float] = {}
         self._unsent: dict[Destination, None] = {}
