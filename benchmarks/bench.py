@@ -13,6 +13,7 @@ import zmq
 from benchmarks import load
 from benchmarks.executors import CONTROL
 from benchmarks.load import Measurement
+from benchmarks.scheduler import ingress_counts
 from ray_sched.wire.ports import tcp
 
 ARRIVAL_S: Final = 5.0
@@ -139,34 +140,41 @@ class Bench:
             control.close()
         self._context.term()
 
-    def rounds(self, clients: int, targets: Mapping[str, Target]) -> Rounds:
-        """Run every load, round by round, each round beginning with another."""
+    def rounds(self, clients: int, targets: Mapping[str, Target], finer: int = 1) -> Rounds:
+        """Run every load, round by round, each round beginning with another.
+
+        `finer`: so many times as many rounds that are as much shorter, for small differences: what disturbs
+        the machine then disturbs a smaller part of the ratios.
+        """
         measured: dict[str, list[Measurement]] = {name: [] for name in targets}
         problems: list[str] = []
-        for number in range(self.settings.rounds):
+        for number in range(self.settings.rounds * finer):
             for name in _turned(list(targets), number):
                 target = targets[name]
                 target.begin()
                 try:
-                    one, wrong = self._measure(clients, name, target)
+                    one, wrong = self._measure(clients, name, target, self.settings.duration_s / finer)
                 finally:
                     target.end()
                 measured[name].append(one)
                 problems += wrong
         return Rounds(measured, tuple(problems))
 
-    def _measure(self, clients: int, name: str, target: Target) -> tuple[Measurement, list[str]]:
+    def _measure(
+        self, clients: int, name: str, target: Target, duration_s: float
+    ) -> tuple[Measurement, list[str]]:
         before = self._arrived(target.executors)
         measured = load.run(
             tcp(target.ip, target.port),
             target.request,
             clients,
-            self.settings.duration_s,
+            duration_s,
             warm_up_s=self.settings.warm_up_s,
             succeeded=target.succeeded,
         )
         if measured.refused:
-            return measured, [f"{name} refused {measured.refused} of {measured.sent} calls"]
+            refused = f"{name} refused {measured.refused} of {measured.sent} calls"
+            return measured, [f"{refused}; its ingress counted since its start: {ingress_counts(target.ip)}"]
         expected = before + measured.sent * target.messages_per_call
         missing = expected - self._await_arrival(target.executors, expected)
         return measured, [f"{missing} messages of {name} too few arrived at the executors"] if missing else []

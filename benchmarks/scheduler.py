@@ -50,6 +50,26 @@ def ask(ip: str, port: int, raw: bytes, timeout_s: float = REQUEST_S) -> bytes:
         context.term()
 
 
+def status_of(ip: str) -> dict[str, Any]:
+    """What `ray-sched status --json` says of a group. Raises NoReplyError."""
+    program = Path(sys.executable).parent / "ray-sched"
+    command = [str(program), "status", "--host", ip, "--json"]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, timeout=STOP_S
+    )
+    if done.returncode:
+        raise NoReplyError(f"no status of {ip}: {done.stderr[-500:]}")
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def ingress_counts(ip: str) -> dict[str, int]:
+    """What the ingress of a group has counted. Raises NoReplyError."""
+    counts: dict[str, int] = status_of(ip)["actors"]["ingress"]["counts"]
+    return counts
+
+
 class Scheduler:
     """A group on an address of its own, with a Ray cluster of its own, by default without executors."""
 
@@ -97,16 +117,10 @@ class Scheduler:
 
     def status(self) -> dict[str, Any]:
         """What `ray-sched status --json` says."""
-        program = Path(sys.executable).parent / "ray-sched"
-        command = [str(program), "status", "--host", self.ip, "--json"]
-        environment = {**os.environ, **ENVIRONMENT}
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, timeout=STOP_S
-        )
-        if done.returncode:
-            raise NoReplyError(f"no status of {self.ip}: {done.stderr[-500:]}; {self.log()}")
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        try:
+            return status_of(self.ip)
+        except NoReplyError as error:
+            raise NoReplyError(f"{error}; {self.log()}") from None
 
     def fill(self) -> None:
         """Register the functions and create the DAGs of the loads; the executors have to be there."""
