@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 FUNCTIONS: Final = "funcs/"
 FUNCTION_INDEX: Final = "funcs/index-allfuncs"
 DAG_INDEX: Final = "ray_sched/dags/"
+MAX_UNERASED: Final = 100_000
 
 
 class Catalog:
@@ -36,6 +37,9 @@ class Catalog:
         self._causal = causal
         self._index_lock = threading.Lock()
         self._indexed: dict[str, int] = {}
+        self._erasing = threading.Lock()
+        self._unerased: dict[str, None] = {}
+        """Deleted DAGs that the store still has, since it did not answer."""
 
     def store_function(self, function: cb.Function) -> None:
         """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
@@ -68,12 +72,26 @@ class Catalog:
         return [key.removeprefix(FUNCTIONS) for key, lattice in found.items() if lattice is not None]
 
     def store_dag(self, dag: cb.Dag) -> None:
+        with self._erasing:
+            self._unerased.pop(dag.name, None)
         self._kvs.get(dag.name)  # so that this write outranks what is there, whoever wrote it
         self._kvs.put_bytes(dag.name, dag.SerializeToString())
 
     def erase_dag(self, name: str) -> None:
-        """Whoever looks the DAG up by its key alone (a peer) finds it empty from now on."""
+        """Whoever looks the DAG up by its key alone (a peer) finds it empty from now on.
+
+        Where the store does not answer, `erase_rest` does it later; until then it is not found here.
+        """
+        if len(self._unerased) < MAX_UNERASED:
+            self._unerased[name] = None
         self._kvs.put_bytes(name, b"")
+        self._unerased.pop(name, None)
+
+    def erase_rest(self) -> None:
+        """Erase what `erase_dag` could not, but for what is created again meanwhile."""
+        with self._erasing:
+            for name in list(self._unerased):
+                self.erase_dag(name)
 
     def erased(self, names: Collection[str]) -> list[str]:
         """Those of the DAGs whose creator deleted them."""
@@ -82,7 +100,7 @@ class Catalog:
 
     def load_dags(self, names: Iterable[str]) -> dict[str, cb.Dag]:
         """The DAGs that are stored under these names; what is no such DAG is logged and left out."""
-        wanted = list(names)
+        wanted = [name for name in names if name not in self._unerased]
         dags = {}
         for name, lattice in self._kvs.get_many(wanted).items() if wanted else ():
             if not isinstance(lattice, LWW) or not lattice.value:
@@ -99,10 +117,23 @@ class Catalog:
 
     def read_dag_index(self) -> dict[str, int]:
         """The DAGs that were acknowledged and not deleted since, with their replicas; once, before
-        anything is added."""
+        anything is added.
+
+        Of an index that somebody else has overwritten nothing is known; its bytes are kept.
+        """
+        replicas: dict[str, int] = {}
+        entries: Iterable[str] = ()
         index = self._kvs.get_bytes(self._index_key)
-        entries = parse(shared_pb2.StringSet, index).keys if index else ()
-        replicas = {}
+        try:
+            entries = parse(shared_pb2.StringSet, index).keys if index else ()
+        except BadMessageError:
+            kept = f"{self._index_key}/damaged"
+            log.error(
+                "key=%s is no index of DAGs: create them again; its bytes are at key=%s",
+                self._index_key,
+                kept,
+            )
+            self._kvs.put_bytes(kept, index or b"")
         for entry in entries:
             number, _, name = entry.partition(" ")
             if number.isdecimal() and name:

@@ -372,6 +372,7 @@ class SchedulerActor:
         with self._lock:
             learned = self._registry.learned_dags()
         try:
+            self._catalog.erase_rest()
             erased = self._catalog.erased(learned)
         except RaySchedError as error:
             log.warning("learned DAGs stay as they were: %s", error)

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ray_sched.actors.catalog import Catalog
-from ray_sched.errors import BadMessageError
+from ray_sched.errors import BadMessageError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice, SingleCausal
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
 from ray_sched.wire import cloudburst_pb2 as cb
+from tests.system.conftest import eventually
 
 IP = "127.0.8.11"
 
@@ -106,3 +107,45 @@ def test_what_is_no_dag_of_that_name_is_left_out(kvs: KvsClient, catalog: Catalo
     kvs.put_bytes("other", dag("another").SerializeToString())
     kvs.put("set", SetLattice(frozenset([b"x"])))
     assert catalog.load_dags(["bytes", "other", "set", "missing"]) == {}
+
+
+def test_an_index_that_was_overwritten_does_not_keep_a_restart_waiting(kvs: KvsClient) -> None:
+    kvs.put_bytes("ray_sched/dags/group", b"\xff\xff")
+    catalog = Catalog(kvs, "group", causal=False)
+    assert catalog.read_dag_index() == {}
+    assert kvs.get_bytes("ray_sched/dags/group/damaged") == b"\xff\xff"
+    catalog.add_to_index("a", 1)
+    assert Catalog(kvs, "group", causal=False).read_dag_index() == {"a": 1}
+
+
+def test_a_deleted_dag_that_could_not_be_erased_is_not_learned_and_erased_later() -> None:
+    server = KvsServer(IP, Store())
+    server.start()
+    with KvsClient(IP, IP, timeout_s=0.5, retries=0) as client:
+        catalog = Catalog(client, "group", causal=False)
+        for name in ("a", "b"):
+            catalog.store_dag(dag(name))
+        kept = client.get("a"), client.get("b")
+        server.stop()
+        for name in ("a", "b"):
+            with pytest.raises(TimedOutError):
+                catalog.erase_dag(name)
+        server = KvsServer(IP, Store())
+        server.start()
+
+        def answers() -> bool:
+            try:
+                return client.get("a") is None
+            except TimedOutError:
+                return False
+
+        eventually(answers, "the store answers again")
+        for name, lattice in zip(("a", "b"), kept, strict=True):
+            assert lattice is not None
+            client.put(name, lattice)
+        assert catalog.load_dags(["a", "b"]) == {}  # a peer that names it has not heard of the deletion
+        catalog.store_dag(dag("b"))  # created again
+        catalog.erase_rest()
+        assert catalog.load_dags(["a", "b"]) == {"b": dag("b")}
+        assert client.get_bytes("a") == b""
+    server.stop()
