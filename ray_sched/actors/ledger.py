@@ -8,6 +8,7 @@ of the file take turns; the older one is given up when the newer one is full.
 from __future__ import annotations
 
 import marshal
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ class Noted(NamedTuple):
 class Ledger:
     """For one thread. `size` is the file's, in bytes."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        """What a process before this one noted is kept, unless the size was another. Raises OSError."""
+    def __init__(self, path: Path, size: int, now: float = math.inf) -> None:
+        """What a process before this one noted is kept, unless the size was another, or it is of the
+        machine's time before its last start: then it is later than `now`. Raises OSError.
+        """
         self._half = size // 2
         if path.exists() and path.stat().st_size != 2 * self._half:
             path.unlink()
@@ -45,8 +48,15 @@ class Ledger:
         finally:
             os.close(file)
         self._path = path
-        self._start = 0
-        self._position = 0
+        # After the latest: what a killed process noted stays for as long as what this one notes.
+        past = self._map[:]
+        if any(call.at > now for call in read(past)):
+            past = self._map[:] = bytes(len(past))
+        halves = [list(_records(past, start)) for start in (0, self._half)]
+        latest = [max((call.at for call, _ in half), default=float("-inf")) for half in halves]
+        newer = int(latest[1] > latest[0])
+        self._start = newer * self._half
+        self._position = max((end for _, end in halves[newer]), default=self._start)
 
     def add(self, record: tuple[Any, ...]) -> None:
         """Note a call, as `Noted` has it, but of plain tuples; not one that is larger than half the file."""
@@ -74,18 +84,23 @@ class Ledger:
 
 def read(copy: bytes) -> Iterator[Noted]:
     """The calls of a `Ledger.copy`, in no particular order."""
-    half = len(copy) // 2
-    for start in (0, half):
-        position = start
-        while position + LENGTH_BYTES <= start + half:
-            size = int.from_bytes(copy[position : position + LENGTH_BYTES], "little")
-            position += LENGTH_BYTES
-            if not 0 < size <= start + half - position:
-                break
-            try:
-                at, executors, to, continued = marshal.loads(copy[position : position + size])
-                call = Noted(at, executors, Destination(*to), continued)
-            except (ValueError, EOFError, TypeError):  # another Python's file
-                break
+    for start in (0, len(copy) // 2):
+        for call, _ in _records(copy, start):
             yield call
-            position += size
+
+
+def _records(copy: bytes, start: int) -> Iterator[tuple[Noted, int]]:
+    """The calls of one half of the file, and where each ends."""
+    position, end = start, start + len(copy) // 2
+    while position + LENGTH_BYTES <= end:
+        size = int.from_bytes(copy[position : position + LENGTH_BYTES], "little")
+        position += LENGTH_BYTES
+        if not 0 < size <= end - position:
+            break
+        try:
+            at, executors, to, continued = marshal.loads(copy[position : position + size])
+            call = Noted(at, executors, Destination(*to), continued)
+        except (ValueError, EOFError, TypeError):  # another Python's file
+            break
+        position += size
+        yield call, position

@@ -20,8 +20,9 @@ import ray
 from ray_sched import values
 from ray_sched.actors import names
 from ray_sched.actors.catalog import Catalog
+from ray_sched.actors.doubts import Doubtful
 from ray_sched.actors.link import Lane, Link
-from ray_sched.actors.lost_calls import Doubtful, settle
+from ray_sched.actors.lost_calls import settle
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
 from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue

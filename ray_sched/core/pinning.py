@@ -140,7 +140,7 @@ class Pinning(Placing):
         """
         effects: list[Effect] = []
         known = {*dags, *creating}
-        for dag in {*self._wanted, *(t.dag for t in self._transactions.values())} - known:
+        for dag in sorted({*self._wanted, *(t.dag for t in self._transactions.values())} - known):
             if self._changed_at.get(dag, float("-inf")) < as_of:
                 effects += self.release(dag, now)
         for dag, requests in dags.items():

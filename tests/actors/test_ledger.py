@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 from ray_sched.actors.ledger import Ledger, Noted, read
-from ray_sched.actors.lost_calls import BEFORE_DEATH_S, _unsent_by_the_dead
 from ray_sched.core.destination import Destination
 
 
@@ -71,8 +70,19 @@ def test_a_closed_one_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_ingress_had_sent_what_is_older_but_not_what_comes_back_to_it() -> None:
-    calls = [noted(1, at=10.0), noted(2, at=11.0, continued=True), noted(3, at=30.0 - BEFORE_DEATH_S / 2)]
-    calls.append(noted(4, at=30.0))
-    assert [to.key for _, to in _unsent_by_the_dead(calls, young=0.0)] == ["002", "003", "004"]
-    assert [to.key for _, to in _unsent_by_the_dead(calls, young=12.0)] == ["003", "004"]
+def test_a_later_process_goes_on_where_the_one_before_it_was_killed(tmp_path: Path) -> None:
+    size = 1 << 12
+    for number in range(100):
+        ledger = Ledger(tmp_path / "calls", size)
+        add(ledger, noted(number))
+        found = sorted(call.to.key for call in read(ledger.copy()))
+        assert found == [f"{n:03d}" for n in range(number + 1 - len(found), number + 1)]
+        assert len(found) == number + 1 or len(found) > 10
+
+
+def test_what_was_noted_before_the_machine_last_started_is_given_up(tmp_path: Path) -> None:
+    add(Ledger(tmp_path / "calls", 4096), noted(1, at=5000.0))
+    ledger = Ledger(tmp_path / "calls", 4096, now=20.0)
+    assert list(read(ledger.copy())) == []
+    add(ledger, noted(2, at=21.0))
+    assert [call.to.key for call in read(Ledger(tmp_path / "calls", 4096, now=30.0).copy())] == ["002"]

@@ -1,0 +1,107 @@
+"""Which acknowledged calls may be lost, out of what the ingress noted and what it hears of the executors.
+
+No thread, no clock, no other actor: `lost_calls` has what is due looked after, one batch after the other,
+and says what came of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ray_sched.actors.ledger import Ledger, Noted, read
+from ray_sched.core.destination import Destination
+from ray_sched.core.executors import Address
+
+GRACE_S: Final = 2.0
+"""How long what still was on its way to an executor has to arrive at the one that takes its place."""
+BEFORE_DEATH_S: Final = 5.0
+"""A killed ingress had sent what is older; but not what comes back to it, as a continuation does."""
+MAX_UNSENT: Final = 50_000
+
+Doubtful = tuple[tuple[Address, ...], Destination]
+"""Who was sent a call, and where its result is waited for."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be looked after now."""
+
+    at: float
+    young: float
+    """Calls before that time are left out."""
+    past: bytes
+    noted: bytes
+    executors: frozenset[Address]
+    unsent: tuple[Destination, ...]
+
+    def doubtful(self) -> list[Doubtful]:
+        """Reads all that was noted: not for a loop that has calls to decide."""
+        doubtful: list[Doubtful] = [((), to) for to in self.unsent]
+        doubtful += [
+            (call.executors, call.to)
+            for call in read(self.noted)
+            if call.at > self.young and not self.executors.isdisjoint(call.executors)
+        ]
+        doubtful += [(call.executors, call.to) for call in unsent_by_the_dead(self.past, self.young)]
+        return doubtful
+
+
+class Doubts:
+    """For one thread."""
+
+    def __init__(self, ledger: Ledger, timeout_s: float, now: float) -> None:
+        self._ledger = ledger
+        self._timeout_s = timeout_s
+        self._due_at = now + GRACE_S
+        self._gone: dict[Address, float] = {}
+        self._unsent: dict[Destination, None] = {}
+        self._asking: Due | None = None
+        past = ledger.copy()
+        unsent = unsent_by_the_dead(past, now - timeout_s)
+        self._past = past if unsent else b""
+        """What a killed process before this one noted, until it was looked after."""
+        # Should this process be killed, too, before that: the next one does not leave them out as old.
+        for call in unsent:
+            if not call.continued:
+                ledger.add((call.at, call.executors, tuple(call.to), True))
+
+    def gone(self, address: Address, now: float) -> None:
+        """An executor is not the one that it was."""
+        self._gone[address] = now + GRACE_S
+
+    def unsent(self, to: Destination) -> None:
+        """This call went nowhere."""
+        if len(self._unsent) < MAX_UNSENT:
+            self._unsent[to] = None
+
+    def take_due(self, now: float) -> Due | None:
+        """What is to be looked after; None while there is nothing, or the last is not `looked_after`."""
+        if self._asking is not None:
+            return None
+        executors = frozenset(address for address, at in self._gone.items() if now >= at)
+        past = self._past if now >= self._due_at else b""
+        if not (executors or past or self._unsent):
+            return None
+        noted = self._ledger.copy() if executors else b""
+        self._asking = Due(now, now - self._timeout_s, past, noted, executors, tuple(self._unsent))
+        self._unsent = {}
+        return self._asking
+
+    def looked_after(self, done: bool) -> None:
+        """The last that was due; where it could not be `done`, it is due again."""
+        due, self._asking = self._asking, None
+        assert due is not None
+        if done:
+            # One that went again meanwhile is due again.
+            self._gone = {a: at for a, at in self._gone.items() if a not in due.executors or at > due.at}
+            self._past = b"" if due.past else self._past
+        else:
+            self._unsent.update(dict.fromkeys(due.unsent))
+
+
+def unsent_by_the_dead(noted: bytes, young: float) -> list[Noted]:
+    """The calls that a killed ingress may have left unsent, but for those before `young`."""
+    calls = list(read(noted))
+    last = max((call.at for call in calls), default=0.0)
+    return [call for call in calls if call.at > young and (call.continued or call.at > last - BEFORE_DEATH_S)]

@@ -1,0 +1,138 @@
+"""Which acknowledged calls are looked after, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_UNSENT, Doubts
+from ray_sched.actors.ledger import Ledger
+from ray_sched.core.destination import Destination
+from ray_sched.core.executors import Address
+
+TIMEOUT_S = 600.0
+A: Address = ("10.0.0.1", 0)
+B: Address = ("10.0.0.1", 1)
+
+
+def to(key: str) -> Destination:
+    return Destination(key, "", key, False, "base", False)
+
+
+class Ingress:
+    """One process after the other, each with the list of the one before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "calls"
+
+    def start(self, now: float) -> Doubts:
+        self._ledger = Ledger(self._path, 1 << 16, now)
+        self.doubts = Doubts(self._ledger, TIMEOUT_S, now)
+        return self.doubts
+
+    def call(self, key: str, now: float, *executors: Address, continued: bool = False) -> None:
+        self._ledger.add((now, executors, tuple(to(key)), continued))
+
+    def due(self, now: float) -> list[str] | None:
+        """The calls to be looked after now, each once."""
+        due = self.doubts.take_due(now)
+        return None if due is None else sorted({to.key for _, to in due.doubtful()})
+
+
+@pytest.fixture
+def ingress(tmp_path: Path) -> Ingress:
+    return Ingress(tmp_path)
+
+
+def test_the_calls_of_an_executor_that_is_gone_are_due_once_what_was_on_its_way_has_arrived(
+    ingress: Ingress,
+) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("at A", 101.0, A)
+    ingress.call("at both", 101.0, B, A)
+    ingress.call("at B", 101.0, B)
+    assert ingress.due(102.0) is None
+    doubts.gone(A, 102.0)
+    assert ingress.due(102.0 + GRACE_S - 0.1) is None
+    assert ingress.due(102.0 + GRACE_S) == ["at A", "at both"]
+    doubts.looked_after(True)
+    assert ingress.due(200.0) is None
+
+
+def test_nothing_else_is_due_until_the_last_is_looked_after_and_what_failed_is_due_again(
+    ingress: Ingress,
+) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("at A", 101.0, A)
+    doubts.gone(A, 102.0)
+    doubts.unsent(to("unsent"))
+    assert ingress.due(105.0) == ["at A", "unsent"]
+    doubts.unsent(to("later"))
+    assert ingress.due(106.0) is None
+    doubts.looked_after(False)
+    assert ingress.due(107.0) == ["at A", "later", "unsent"]
+    doubts.looked_after(True)
+    assert ingress.due(108.0) is None
+
+
+def test_an_executor_that_goes_again_while_its_calls_are_looked_after_is_due_again(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("first", 101.0, A)
+    doubts.gone(A, 102.0)
+    assert ingress.due(105.0) == ["first"]
+    ingress.call("second", 106.0, A)
+    doubts.gone(A, 107.0)
+    doubts.looked_after(True)  # 30 s after it was due: the store was down
+    assert ingress.due(135.0) == ["first", "second"]
+
+
+def test_calls_older_than_the_time_out_are_left_out(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("old", 101.0, A)
+    ingress.call("young", 200.0, A)
+    doubts.gone(A, 300.0)
+    assert ingress.due(150.0 + TIMEOUT_S) == ["young"]
+
+
+def test_a_killed_ingress_had_sent_what_is_older_but_not_what_comes_back_to_it(ingress: Ingress) -> None:
+    ingress.start(100.0)
+    ingress.call("sent", 110.0, A)
+    ingress.call("comes back", 111.0, A, continued=True)
+    ingress.call("just before", 130.0 - BEFORE_DEATH_S / 2, A)
+    ingress.call("the last", 130.0, A)
+    ingress.start(135.0)
+    assert ingress.due(135.0 + GRACE_S - 0.1) is None
+    assert ingress.due(135.0 + GRACE_S) == ["comes back", "just before", "the last"]
+    ingress.doubts.looked_after(True)
+    assert ingress.due(150.0) is None
+
+
+def test_an_ingress_killed_again_before_it_could_look_leaves_all_of_it_to_the_next(ingress: Ingress) -> None:
+    ingress.start(100.0)
+    ingress.call("of the first", 110.0, A)
+    ingress.start(120.0)
+    ingress.call("of the second", 121.0, A)
+    ingress.start(130.0)
+    assert ingress.due(140.0) == ["of the first", "of the second"]
+    ingress.doubts.looked_after(False)
+    assert ingress.due(141.0) == ["of the first", "of the second"]
+
+
+def test_a_restart_forgets_no_call_of_an_executor_that_goes_later(ingress: Ingress) -> None:
+    ingress.start(100.0)
+    ingress.call("long", 101.0, A)
+    ingress.call("the last", 150.0, B)
+    ingress.start(160.0)
+    ingress.call("new", 161.0, B)
+    assert ingress.due(170.0) == ["the last"]
+    ingress.doubts.looked_after(True)
+    ingress.doubts.gone(A, 180.0)
+    assert ingress.due(190.0) == ["long"]
+
+
+def test_what_went_nowhere_is_bounded(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    for number in range(MAX_UNSENT + 10):
+        doubts.unsent(to(f"{number}"))
+    assert len(ingress.due(101.0) or []) == MAX_UNSENT
