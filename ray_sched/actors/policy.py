@@ -31,17 +31,19 @@ from ray_sched.actors.messages import (
     StatusSeen,
     Suspected,
 )
+from ray_sched.actors.pin_record import PinRecord
 from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.pinning import Pinning
-from ray_sched.core.pins import Demand, Effect, Finished, Pin, PinRequest, Reserve, SendPin, Unreserve
+from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
 from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.logs import teller
+from ray_sched.runtime_folder import runtime_file
 from ray_sched.wire import internal_pb2, shared_pb2
 from ray_sched.wire.codec import parse
 from ray_sched.wire.curve import Keys
@@ -87,6 +89,9 @@ class PolicyActor:
             remembered=config.remembered,
         )
         self._pinning.history.heard = teller(log, logging.INFO)
+        self._record = PinRecord(runtime_file(config, "pins"), keep=was_restarted())
+        if was_restarted():
+            self._pinning.recall(self._record.asked, time.monotonic())
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
         self._waiters: dict[int, Future[Finished]] = {}
         self._missing: dict[str, list[str]] = {}
@@ -270,6 +275,8 @@ class PolicyActor:
         self._ticker.join(5.0)
         self._capacity.stop(STOP_S)
         self._kvs.close()
+        with self._lock:
+            self._record.close()
 
     # --- inside ---
 
@@ -325,8 +332,12 @@ class PolicyActor:
             if isinstance(effect, Reserve | Unreserve | Demand):
                 self._capacity.carry_out(effect)
                 continue
+            if isinstance(effect, Forget):
+                self._record.discard(effect.address, effect.function)
+                continue
             ip, tid = effect.address
             if isinstance(effect, SendPin):
+                self._record.add(effect.address, effect.function)
                 message = internal_pb2.PinFunction(
                     name=effect.function, response_address=self._config.host, batching=effect.batching
                 )

@@ -19,6 +19,11 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
   goes to another one. Whatever undoes a pin undoes its reservation.
 - An executor that was taken for gone may come back with its functions. Where they are still
   missing, its pins hold again; otherwise it is told to unpin them.
+- What was asked of an executor is remembered until it is certain that it does not have it, over restarts,
+  too (`recall`): a function that it reports, that was asked for here and that no DAG has, it is told to
+  unpin again. What was never asked for here belongs to another scheduler and is left alone.
+- After a restart nothing is pinned or unpinned before it is known which DAGs there are.
+- Lost pins go first: a new DAG gets no room that those of another one wait for.
 """
 
 from __future__ import annotations
@@ -28,7 +33,16 @@ from collections.abc import Iterable
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.history import Ring
-from ray_sched.core.pins import Effect, Finished, Pin, PinRequest, SendPin, SendUnpin, parse_answer_name
+from ray_sched.core.pins import (
+    Effect,
+    Finished,
+    Forget,
+    Pin,
+    PinRequest,
+    SendPin,
+    SendUnpin,
+    parse_answer_name,
+)
 from ray_sched.core.placing import Placing
 from ray_sched.core.policies import Rng
 
@@ -50,6 +64,12 @@ CHANGES_KEPT = 100_000
 
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
+
+GONE_KEPT_S = 3600.0
+"""How long what an executor was asked for is remembered while nobody knows the executor."""
+
+ASKED_KEPT = 100_000
+"""How many functions at executors are remembered as asked for."""
 
 
 def _name(address: Address) -> str:
@@ -77,18 +97,16 @@ class Pinning(Placing):
         self._pin_timeout_s = pin_timeout_s
         self._settle_s = settle_s
         self._next_id = 1
-        self._waiting: list[Attempt] = []
         self._named: set[Address] = set()
         self._unanswered: list[tuple[Address, float]] = []
         """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
         self._wanted: dict[str, list[PinRequest]] = {}
         """What each created DAG needs, with repetitions for replicas."""
-        self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
-        """Pins to be made again, and when to try."""
         self._strays: dict[Address, list[Pin]] = {}
         """The pins of executors that are gone, should they come back with them."""
-        self._released: dict[tuple[Address, str], tuple[float, int]] = {}
-        """What executors were told to unpin (or never answered about): when last, and how often again."""
+        self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
+        """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
+        self._knows_dags = True
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
         self.late_answers = 0
@@ -100,7 +118,7 @@ class Pinning(Placing):
         """Start to pin a DAG's functions; its end is a `Finished` with the number that is returned."""
         self._note_change(dag, now)
         transaction = self._begin(dag, requests, repair=False)
-        for attempt in transaction.attempts:
+        for attempt in transaction.attempts if self._knows_dags else ():
             if not self._may_fit(transaction, attempt.request.gpu):
                 effects = self._fail(transaction, self._no_room(attempt), now, short=True)
                 return transaction.id, effects + self._advance(now)
@@ -130,6 +148,16 @@ class Pinning(Placing):
                 self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
         return effects
 
+    def recall(self, asked: Iterable[tuple[Address, str]], now: float) -> None:
+        """Begin, after a restart, with what executors were told to pin before it.
+
+        Nothing is pinned or unpinned until `reconcile` tells which DAGs there are.
+        """
+        self._knows_dags = False
+        for address, function in asked:
+            self._asked[address, function] = (now, 0)
+            self._strays.setdefault(address, []).append(Pin("", function, address))
+
     def reconcile(
         self, dags: dict[str, list[PinRequest]], creating: Iterable[str], as_of: float, now: float
     ) -> list[Effect]:
@@ -146,7 +174,9 @@ class Pinning(Placing):
         for dag, requests in dags.items():
             if self._changed_at.get(dag, float("-inf")) < as_of:
                 effects += self.adopt(dag, requests, now)
-        return effects
+        self._knows_dags = True
+        effects += self._look_at_asked(now)
+        return effects + self._advance(now)
 
     def _note_change(self, dag: str, now: float) -> None:
         self._changed_at.pop(dag, None)
@@ -259,7 +289,7 @@ class Pinning(Placing):
         self._named.discard(address)
         self._leaving.pop(address, None)
         for attempt in [a for a in self._sent if a.address == address]:
-            self._release_later(address, attempt.request.function, now)
+            self._ask_again(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)
         effects += self._find_lost(now, address)
         return effects + self._advance(now)
@@ -279,7 +309,7 @@ class Pinning(Placing):
                 effects += self.on_reserved(attempt.target(), False, now)
                 continue
             # Should it accept after all, its next status is reason enough to tell it.
-            self._release_later(attempt.address, attempt.request.function, now - self._settle_s)
+            self._ask_again(attempt.address, attempt.request.function, now - self._settle_s)
             effects += self._recall(attempt.address, attempt.request.function)
             effects += self._answered(attempt, False, now)
         for address, leaving in list(self._leaving.items()):
@@ -345,11 +375,13 @@ class Pinning(Placing):
     def _advance(self, now: float) -> list[Effect]:
         """Send what can be sent now, fail what can no longer succeed, finish what is complete."""
         effects: list[Effect] = []
-        for attempt in list(self._waiting):
+        if not self._knows_dags:
+            return effects
+        for attempt in sorted(self._waiting, key=lambda a: not self._transactions[a.transaction].repair):
             transaction = self._transactions.get(attempt.transaction)
             if transaction is None or attempt not in self._waiting:
                 continue
-            executor = self._choose(attempt)
+            executor = self._choose(attempt, 0 if transaction.repair else self._owed(attempt.request.gpu))
             if executor is None:
                 if self._could_come_free(attempt):
                     continue
@@ -392,7 +424,7 @@ class Pinning(Placing):
             attempt.alone = not self._unanswered
             self._unanswered.append((address, now))
         attempt.deadline = now + self._pin_timeout_s
-        self._released.pop((address, request.function), None)
+        self._ask_again(address, request.function, now)
         return [SendPin(address, request.function, request.batching)]
 
     def _answered(self, attempt: Attempt, accepted: bool, now: float) -> list[Effect]:
@@ -481,30 +513,52 @@ class Pinning(Placing):
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
         if address in self._table.executors:
             self._table.unpinned(address, function)
-            self._release_later(address, function, now)
+            self._ask_again(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
         self.history.note(
             now, (function, _name(address)), "{} was told to unpin {}", _name(address), function
         )
         return [SendUnpin(address, function)]
 
-    def _release_later(self, address: Address, function: str, now: float, tries: int = 0) -> None:
-        self._released[address, function] = (now, tries)
-        if len(self._released) > STRAYS_KEPT:
-            del self._released[next(iter(self._released))]
+    def _ask_again(self, address: Address, function: str, now: float, tries: int = 0) -> None:
+        self._asked[address, function] = (now, tries)
+        if len(self._asked) > ASKED_KEPT:
+            del self._asked[next(iter(self._asked))]
 
-    def _unpin_again(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
+    def _unpin_again(self, address: Address, functions: Iterable[str], now: float) -> list[Effect]:
         """An unpin may be lost while the ingress restarts: what a status says, counts."""
         effects: list[Effect] = []
-        for key in [key for key in self._released if key[0] == address]:
-            function = key[1]
-            since, tries = self._released[key]
-            if function not in functions or tries >= UNPIN_TRIES:
-                del self._released[key]
-            elif now - since >= self._settle_s and not self._is_held(address, function):
+        for function in functions if self._knows_dags else ():
+            since, tries = self._asked.get((address, function), (now, 0))
+            if now - since < self._settle_s or (function, address) in self._wanted_at(address):
+                continue
+            if tries >= UNPIN_TRIES:
+                effects += self._forget(address, function)
+            else:
                 effects += self._unpin(address, function, now)
-                self._release_later(address, function, now, tries + 1)
+                self._ask_again(address, function, now, tries + 1)
         return effects
+
+    def _look_at_asked(self, now: float) -> list[Effect]:
+        """Unpin what no DAG has, forget what no executor has; where nobody knows, a later look tells."""
+        effects: list[Effect] = []
+        wanted = self._wanted_at()
+        for (address, function), (since, _) in list(self._asked.items()):
+            executor = self._table.executors.get(address)
+            if executor is None and now - since >= GONE_KEPT_S:
+                effects += self._forget(address, function)
+            if executor is None or now - since < self._settle_s or (function, address) in wanted:
+                continue
+            if function in executor.functions:
+                effects += self._take_back(address, (function,), now)
+                effects += self._unpin_again(address, (function,), now)
+            elif now - since >= QUARANTINE_S:
+                effects += self._forget(address, function)
+        return effects
+
+    def _forget(self, address: Address, function: str) -> list[Effect]:
+        del self._asked[address, function]
+        return [Forget(address, function)]
 
     def _left(self, address: Address, function: str) -> None:
         leaving = self._leaving[address]
@@ -512,15 +566,6 @@ class Pinning(Placing):
         if not leaving:
             del self._leaving[address]
             self._table.assume_free(address)
-
-    def _is_held(self, address: Address, function: str, besides: Pin | None = None) -> bool:
-        """Whether a DAG has, or is getting, the function on the executor."""
-        getting = [a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None]
-        held = [pin for pins in self.pins.values() for pin in pins]
-        return any(
-            pin is not besides and (pin.function, pin.address) == (function, address)
-            for pin in held + getting
-        )
 
     def _find_lost(self, now: float, address: Address) -> list[Effect]:
         """Pins that an executor no longer has (it restarted or is gone) are to be made again."""
@@ -550,17 +595,22 @@ class Pinning(Placing):
 
     def _take_back(self, address: Address, functions: tuple[str, ...], now: float) -> list[Effect]:
         """An executor that was gone is back with these functions."""
-        strays = [pin for pin in self._strays.pop(address, ()) if pin.function in functions]
+        if not self._knows_dags or address not in self._strays:
+            return []
+        strays = [pin for pin in self._strays.pop(address) if pin.function in functions]
         effects: list[Effect] = []
         for pin in strays:
-            lost = self._lost.get(pin.dag, [])
-            missed = next((entry for entry in lost if entry[0].function == pin.function), None)
-            if missed is not None:
-                lost.remove(missed)
-                if not lost:
-                    del self._lost[pin.dag]
-                self.pins[pin.dag].append(pin)
-                effects += self.ledger.want(pin)
+            for dag in [pin.dag] if pin.dag else list(self._lost):
+                lost = self._lost.get(dag, [])
+                missed = next((entry for entry in lost if entry[0].function == pin.function), None)
+                if missed is not None:
+                    lost.remove(missed)
+                    if not lost:
+                        del self._lost[dag]
+                    self.pins[dag].append(Pin(dag, pin.function, address))
+                    effects += self.ledger.want(self.pins[dag][-1])
+                    if not self._local:
+                        break
         left = dict.fromkeys(pin.function for pin in strays if not self._is_held(address, pin.function))
         for function in left:
             effects += self._unpin(address, function, now)

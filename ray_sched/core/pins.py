@@ -42,6 +42,14 @@ class SendUnpin:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """The executor does not have the function that it was told to pin: what was kept of that may go."""
+
+    address: Address
+    function: str
+
+
+@dataclass(frozen=True)
 class Reserve:
     """Have Ray count the pin, on its executor's node; `Pinning.on_reserved` is to hear what became of it."""
 
@@ -76,7 +84,7 @@ class Finished:
     reason: str = ""
 
 
-Effect = SendPin | SendUnpin | Reserve | Unreserve | Demand | Finished
+Effect = SendPin | SendUnpin | Forget | Reserve | Unreserve | Demand | Finished
 
 
 def pin_requests(dag: cb.Dag, replicas: int) -> list[PinRequest]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import Address, Executor, ExecutorTable
-from ray_sched.core.pins import Pin
+from ray_sched.core.pins import Pin, PinRequest
 from ray_sched.core.policies import Rng
 from ray_sched.core.reservations import Ledger
 
@@ -20,7 +20,10 @@ class Placing:
         self._rng = rng
         self._capacity = functions_per_executor
         self._transactions: dict[int, Transaction] = {}
+        self._waiting: list[Attempt] = []
         self._sent: list[Attempt] = []
+        self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
+        """Pins to be made again, and when to try."""
         self._leaving: dict[Address, dict[str, float]] = {}
         """Functions that executors were told to unpin, until a status says that they did."""
         self._returning: dict[Address, float] = {}
@@ -40,9 +43,10 @@ class Placing:
         needed = sum(attempt.request.gpu is gpu for attempt in transaction.attempts)
         return needed <= sum(self.ledger.room(address, self._capacity) for address in free)
 
-    def _choose(self, attempt: Attempt) -> Executor | None:
+    def _choose(self, attempt: Attempt, owed: int) -> Executor | None:
+        """None, too, while there are no more than so many that are `owed` to others."""
         candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
-        if not candidates:
+        if len(candidates) <= owed:
             return None
         if attempt.request.colocated:
             candidates = self._colocated(attempt, candidates)
@@ -88,6 +92,30 @@ class Placing:
             if a.pin is not None
         ]
         return any((pin.function, pin.address) == (function, address) for pin in held)
+
+    def _is_held(self, address: Address, function: str, besides: Pin | None = None) -> bool:
+        """Whether a DAG has, or is getting, the function on the executor."""
+        getting = [a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None]
+        held = [pin for pins in self.pins.values() for pin in pins]
+        return any(
+            pin is not besides and (pin.function, pin.address) == (function, address)
+            for pin in held + getting
+        )
+
+    def _wanted_at(self, address: Address | None = None) -> set[tuple[str, Address]]:
+        """The functions that DAGs have, are getting or have asked for, at one executor or at all."""
+        pins = [pin for pins in self.pins.values() for pin in pins]
+        pins += [a.pin for t in self._transactions.values() for a in t.attempts if a.pin is not None]
+        pins += [attempt.target() for attempt in self._sent if not attempt.abandoned]
+        return {(pin.function, pin.address) for pin in pins if address in (None, pin.address)}
+
+    def _owed(self, gpu: bool) -> int:
+        """How many executors lost pins still wait for."""
+        if not self._capacity:
+            return 0
+        lost = [request for entries in self._lost.values() for request, _ in entries]
+        lost += [a.request for a in self._waiting if self._transactions[a.transaction].repair]
+        return sum(request.gpu is gpu for request in lost)
 
     def _colocated(self, attempt: Attempt, candidates: list[Executor]) -> list[Executor]:
         """Those on the node of the DAG's other colocated functions, else on the node with most room."""

@@ -11,11 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executors import Address, ExecutorTable, Status
-from ray_sched.core.pinning import Pinning
+from ray_sched.core.pinning import QUARANTINE_S, Pinning
 from ray_sched.core.pins import (
     Demand,
     Effect,
     Finished,
+    Forget,
     Pin,
     PinRequest,
     Reserve,
@@ -430,7 +431,8 @@ def test_an_executor_that_never_heard_its_unpin_is_told_again() -> None:
     for _ in range(3):
         assert c.status(A, "f") == [SendUnpin(A, "f")]
         c.later(2.0)
-    assert c.status(A, "f") == []  # somebody else wants it there
+    assert c.status(A, "f") == [Forget(A, "f")]  # somebody else wants it there
+    assert c.status(A, "f") == []
     assert c.holders("f") == {A}
 
 
@@ -651,3 +653,86 @@ def test_what_cannot_fit_asks_nobody() -> None:
     effects = c.create("dag", "f", "g")
     assert [type(effect) for effect in effects] == [Demand, Finished]
     assert reserve(c.create("small", "f"))
+
+
+# --- what was asked for, and who goes first ---
+
+
+def test_after_a_restart_nothing_is_pinned_or_unpinned_before_the_dags_are_known() -> None:
+    c = Cluster(A, B)
+    c.pinning.recall([(A, "f")], c.now)
+    assert c.status(A, "f") == []
+    assert c.create("new", "g") == []
+    assert c.later(3.0) == []
+    effects = c.pinning.reconcile({"dag": [PinRequest("f")]}, ["new"], c.now, c.now)
+    assert effects == [SendPin(B, "g", False)]
+    assert c.pinning.pins == {"dag": [Pin("dag", "f", A)]}
+
+
+def test_what_was_asked_for_before_a_restart_and_no_dag_has_is_unpinned() -> None:
+    c = Cluster(A, B)
+    c.pinning.recall([(A, "f")], c.now)
+    c.status(A, "f")
+    c.status(B, "f")  # another scheduler's: never asked for here
+    c.later(2.0)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == [SendUnpin(A, "f")]
+    c.later(2.0)
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
+    assert c.status(B, "f") == []
+
+
+def test_an_executor_that_reports_after_the_dags_are_known_gives_its_pin_back() -> None:
+    c = Cluster(local=True, capacity=0)
+    c.pinning.recall([(A, "f"), (A, "g")], c.now)
+    c.pinning.reconcile({"one": [PinRequest("f")], "two": [PinRequest("f")]}, [], c.now, c.now)
+    assert c.status(A, "f", "g") == [SendUnpin(A, "g")]
+    assert c.pinning.pins == {"one": [Pin("one", "f", A)], "two": [Pin("two", "f", A)]}
+
+
+def test_an_unpin_that_nobody_heard_is_made_good_though_no_status_changes() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, "f")
+    c.pinning.release("dag", c.now)
+    c.status(A, "f")  # it was sent before the unpin came, which is lost
+    c.later(5.0)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == [SendUnpin(A, "f")]
+
+
+def test_what_no_executor_has_is_forgotten_and_then_another_schedulers_to_pin_there() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.status(A, "f")
+    c.pinning.release("dag", c.now)
+    c.status(A)
+    c.later(QUARANTINE_S)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == [Forget(A, "f")]
+    c.later(5.0)
+    assert c.status(A, "f") == []
+    assert c.pinning.reconcile({}, [], c.now, c.now) == []
+
+
+def test_a_new_dag_gets_no_room_that_a_lost_pin_waits_for() -> None:
+    c = Cluster(A)
+    c.create("old", "f")
+    c.answer(True)
+    c.status(A, running=False)
+    assert Demand("old", 1, 0) in c.later(2.0)  # there is no room
+    c.status(B)
+    assert finished(c.create("new", "g")).reason
+    assert c.later(2.0) == [SendPin(B, "f", False)]
+    c.answer(True)
+    assert not c.pinning.missing()
+
+
+def test_lost_pins_go_before_new_dags_that_wait() -> None:
+    c = Cluster(A)
+    c.create("old", "f")
+    c.answer(True)
+    c.table.died(A)
+    assert c.pinning.on_gone(A, c.now, returns=True) == []
+    assert c.later(1.0) == []  # it waits for the process that follows
+    c.create("new", "g")
+    assert sent(c.status(A)).function == "f"
