@@ -1,0 +1,159 @@
+"""Virtual time, and all that goes from one part to another: late, twice or not at all, as the seed has it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+Act = Callable[[], object]
+Heard = Callable[[Any], object]
+
+DELAY_S = 0.002
+"""Median of what a message takes."""
+SLOW = 0.05
+"""How many of a hundred, by chance, take up to `SLOW_S`; later ones of the same way queue behind them."""
+SLOW_S = 3.0
+DROPPED = 0.03
+TWICE = 0.03
+
+
+class Part:
+    """A process: what it had planned, and what is on its way to it, ends with it."""
+
+    def __init__(self, relay: Relay, name: str) -> None:
+        self.relay = relay
+        self.name = name
+        self.up = False
+        self.life = 0
+        """Which process of this name it is."""
+        self.queued: list[Act] = []
+        """Messages that wait in their senders' sockets until it is there again."""
+
+    def start(self) -> None:
+        self.up = True
+        self.life += 1
+        queued, self.queued = self.queued, []
+        self.begin(again=self.life > 1)
+        for send in queued:
+            send()
+
+    def begin(self, *, again: bool) -> None:
+        raise NotImplementedError
+
+    def kill(self, down_s: float) -> None:
+        self.up = False
+        self.relay.note(f"{self.name} dies")
+        self.relay.after(down_s, self.start)
+
+    def after(self, delay_s: float, act: Act) -> None:
+        """Unless this process is dead by then."""
+        life = self.life
+        self.relay.after(delay_s, lambda: act() if self.up and self.life == life else None)
+
+    def every(self, period_s: float, act: Act) -> None:
+        def again() -> None:
+            act()
+            self.after(period_s, again)
+
+        self.after(period_s * self.relay.rng.random(), again)
+
+
+class Relay:
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now = 1000.0
+        self.faulty = False
+        self.story: list[str] = []
+        """All that happened, in order: of one seed always the same."""
+        self._heap: list[tuple[float, int, Act]] = []
+        self._numbers = itertools.count()
+        self._last: dict[tuple[str, str, int, str], float] = {}
+
+    def note(self, what: str) -> None:
+        self.story.append(f"{self.now:.6f} {what}")
+
+    def after(self, delay_s: float, act: Act) -> None:
+        heapq.heappush(self._heap, (self.now + delay_s, next(self._numbers), act))
+
+    def run(self, seconds: float, check: Act) -> None:
+        until = self.now + seconds
+        while self._heap and self._heap[0][0] <= until:
+            self.now, _, act = heapq.heappop(self._heap)
+            act()
+            check()
+        self.now = until
+
+    def wire(
+        self, source: Part, target: Part, what: str, act: Act, *, connection: str, may_drop: bool = True
+    ) -> None:
+        """A message over a socket: one after the other on each connection.
+
+        To a process that is not there it waits in the sender's socket, and ends with the sender; what was
+        under way when a process died is lost. TCP loses and repeats nothing between living ones, but the
+        seed does, except for what is not `may_drop`: such a loss nobody would notice.
+        """
+        if not target.up:
+            life = source.life
+
+            def send() -> None:
+                if source.up and source.life == life:
+                    self.wire(source, target, what, act, connection=connection, may_drop=may_drop)
+
+            target.queued.append(send)
+            return
+        if self.faulty and may_drop and self.rng.random() < DROPPED:
+            self.note(f"{source.name} -> {target.name}: {what} dropped")
+            return
+        self._carry(source, target, what, act, None, connection)
+        if self.faulty and self.rng.random() < TWICE:
+            self._carry(source, target, f"{what}, a second time", act, None, connection)
+
+    def tell(self, source: Part, target: Part, what: str, act: Act, failed: Act | None = None) -> None:
+        """An actor call: one after the other. Whether a dead actor had done it, nobody knows: `failed`."""
+        self._carry(source, target, what, act, failed, "")
+
+    def ask(
+        self, source: Part, target: Part, what: str, act: Callable[[Heard], object], heard: Heard
+    ) -> None:
+        """An actor call whose answer is waited for: of a dead actor it is why there is none."""
+        waiting = [heard]
+        life = target.life if target.up else target.life + 1
+
+        def end(answer: Any) -> None:
+            if waiting:
+                waiting.pop()(answer)
+
+        def watch() -> None:
+            if waiting and (target.life > life or (target.life == life and not target.up)):
+                end(f"the {target.name} ended")
+            elif waiting:
+                source.after(0.5, watch)
+
+        def answer(value: Any) -> None:
+            self.tell(target, source, f"{what}: answered", lambda: end(value))
+
+        self.tell(source, target, what, lambda: act(answer))
+        source.after(0.5, watch)
+
+    def _carry(
+        self, source: Part, target: Part, what: str, act: Act, failed: Act | None, connection: str
+    ) -> None:
+        delay = self.rng.expovariate(1 / DELAY_S)
+        if self.faulty and self.rng.random() < SLOW:
+            delay += self.rng.random() * SLOW_S
+        way = (source.name, target.name, source.life, connection)
+        at = self._last[way] = max(self.now + delay, self._last.get(way, 0.0))
+        life = target.life if target.up else target.life + 1
+
+        def arrive() -> None:
+            alive = target.up and target.life == life
+            self.note(f"{source.name} -> {target.name}: {what}{'' if alive else ' (nobody there)'}")
+            if alive:
+                act()
+            elif failed is not None:
+                failed()
+
+        self.after(at - self.now, arrive)
