@@ -2,7 +2,7 @@
 #   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
 #   make check   style, types, generated code          make bench   the benchmarks
 #   make test-local  what is about Ray's local mode, with the last Ray that has one
-#   make faults  kill processes for SECONDS=120, as SEED=1 has it
+#   make faults  kill processes for SECONDS=120, and simulate SEEDS=100 groups, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
 #   make fuzz    nonsense to every port (SECONDS=60 for each kind of port)
 #   make soak    churn, and what it leaves behind (SECONDS=300)
@@ -35,6 +35,7 @@ test-local: $(LOCAL_VENV)/.installed
 
 faults: export SECONDS ?= 120
 faults: export SEED ?= 1
+faults: export SEEDS ?= 100
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults --log-cli-level=INFO $(ARGS)
 

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from ray_sched.client import Client, Continuation, DagFunction, connect
+from ray_sched.core.destination import Destination
 from ray_sched.errors import (
     BadMessageError,
     ConfigError,
@@ -31,6 +32,7 @@ from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import MultiCausal, OrderedSetLattice, SetLattice
 from ray_sched.kvs.server import KvsServer
 from ray_sched.kvs.store import Store
+from ray_sched.last_resort import last_resort
 from ray_sched.reference import CloudburstReference
 from ray_sched.values import dumps, error_value, from_value, loads
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -369,6 +371,30 @@ def test_a_direct_error_value_raises(scheduler: PlayedScheduler, client: Client)
     push(call.response_address, dumps(error_value("boom", cb.EXECUTION_ERROR)))
     with pytest.raises(ExecutionError, match="DAG 'pipeline' failed: boom"):
         future.get(timeout_s=PATIENCE_S)
+
+
+def test_a_direct_response_that_was_lost_has_its_error_value_at_the_calls_id(
+    scheduler: PlayedScheduler, client: Client, kvs: KvsClient
+) -> None:
+    scheduler.reply(ports.DAG_CALL, accepted("lost-1"))
+    future = client.call_dag("pipeline", direct_response=True)
+    kvs.put(*last_resort(Destination("lost-1", "", "lost-1", False, "base", False), "it was lost"))
+    with pytest.raises(ExecutionError, match="it was lost"):
+        future.get(timeout_s=PATIENCE_S)
+    assert future.done()
+
+
+def test_what_else_stands_at_the_id_is_not_taken_for_a_direct_response(
+    scheduler: PlayedScheduler, client: Client, kvs: KvsClient
+) -> None:
+    scheduler.reply(ports.DAG_CALL, accepted("taken-1"))
+    kvs.put_bytes("taken-1", dumps("somebody else's"))
+    future = client.call_dag("pipeline", direct_response=True)
+    call = cb.DagCall.FromString(scheduler.asked(ports.DAG_CALL))
+    with pytest.raises(TimedOutError):
+        future.get(timeout_s=1.5)  # more than one look
+    push(call.response_address, dumps("mine"))
+    assert future.get(timeout_s=PATIENCE_S) == "mine"
 
 
 def test_futures_that_are_dropped_free_their_sockets(scheduler: PlayedScheduler, client: Client) -> None:

@@ -128,14 +128,15 @@ class Relay:
 
         def watch() -> None:
             if waiting and (target.life > life or (target.life == life and not target.up)):
-                end(f"the {target.name} ended")
+                end(gone)
             elif waiting:
                 source.after(0.5, watch)
 
         def answer(value: Any) -> None:
             self.tell(target, source, f"{what}: answered", lambda: end(value))
 
-        self.tell(source, target, what, lambda: act(answer))
+        gone = f"the {target.name} ended"
+        self.tell(source, target, what, lambda: act(answer), lambda: source.after(0.0, lambda: end(gone)))
         source.after(0.5, watch)
 
     def _carry(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_sched.wire import cloudburst_pb2 as cb
-from tests.faults.simulated.world import FUNCTIONS, World
+from tests.faults.simulated.scheduler import FUNCTIONS
+from tests.faults.simulated.world import World
 
 FAULTY_S = 30.0
 SETTLE_S = 90.0
@@ -26,6 +27,14 @@ class Outcome:
     errors: int = 0
     kills: int = 0
     dags: int = 0
+
+    def numbers(self) -> dict[str, int]:
+        return {
+            "kills": self.kills,
+            "DAGs created or deleted": self.dags,
+            "calls": self.calls,
+            "error values": self.errors,
+        }
 
 
 class Client:

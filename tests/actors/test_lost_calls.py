@@ -1,0 +1,176 @@
+"""Both sides of looking after calls that may be lost: handing them over, and writing the error value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ray_sched.actors import names
+from ray_sched.actors.doubts import Doubtful
+from ray_sched.actors.link import Link
+from ray_sched.actors.lost_calls import BATCH, LOST, LostCalls, destination_of, settle
+from ray_sched.actors.mailbox import Mailbox
+from ray_sched.config import Config
+from ray_sched.core.destination import Destination
+from ray_sched.errors import NotRunningError
+from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.lattices import LWW, SetLattice
+from ray_sched.kvs.server import KvsServer
+from ray_sched.kvs.store import Store
+from ray_sched.values import dumps, loads
+from ray_sched.wire import cloudburst_pb2 as cb
+
+KVS_IP = "127.0.36.1"
+WAIT_S = 20.0
+A, B = ("127.0.36.2", 0), ("127.0.36.2", 1)
+
+
+def to(key: str, *, causal: bool = False) -> Destination:
+    return Destination(key, "", key, causal, "base", False)
+
+
+class Scheduler:
+    """In the place of the link to it: takes batches, or is not there."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.batches: list[list[Doubtful]] = []
+
+    def get(self, method: str, batch: Sequence[Doubtful], *, timeout_s: float) -> int:
+        assert (method, timeout_s > 0) == ("settle_calls", True)
+        self.batches.append(list(batch))
+        if not self.there:
+            raise NotRunningError("it is being started anew")
+        return len(batch)
+
+    def keys(self) -> list[str]:
+        keys = [to.key for batch in self.batches for _, to in batch]
+        self.batches.clear()
+        return keys
+
+
+class Ingress:
+    def __init__(self, folder: Path) -> None:
+        self.scheduler = Scheduler()
+        self._mailbox: Mailbox[Callable[[float], None]] = Mailbox()
+        self.lost = LostCalls(
+            Config().replace(**{"executor.runtime_dir": str(folder)}),
+            cast(Link, self.scheduler),
+            self._mailbox,
+            was_restarted=False,
+        )
+
+    def tick(self, now: float) -> None:
+        """What the loop does, until what was handed over has come back."""
+        self.lost.tick(now)
+        until = time.monotonic() + WAIT_S
+        while not (acts := self._mailbox.take()):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        for act in acts:
+            act(now)
+
+    def close(self) -> None:
+        self.lost.close()
+        self._mailbox.close()
+
+
+@pytest.fixture
+def ingress(tmp_path: Path) -> Iterator[Ingress]:
+    ingress = Ingress(tmp_path)
+    yield ingress
+    ingress.close()
+
+
+def test_what_may_be_lost_is_handed_over_in_batches_and_once(ingress: Ingress) -> None:
+    for number in range(2 * BATCH + 1):
+        ingress.lost.unsent(to(f"{number}"))
+    ingress.tick(100.0)
+    assert [len(batch) for batch in ingress.scheduler.batches] == [BATCH, BATCH, 1]
+    assert ingress.scheduler.keys() == [f"{number}" for number in range(2 * BATCH + 1)]
+    ingress.lost.unsent(to("one more"))
+    ingress.tick(101.0)
+    assert ingress.scheduler.keys() == ["one more"]
+
+
+def test_what_the_scheduler_did_not_take_is_handed_over_again(ingress: Ingress) -> None:
+    ingress.lost.note((90.0, (A,), tuple(to("at A")), False))
+    ingress.lost.gone(A, 95.0)
+    ingress.lost.unsent(to("unsent"))
+    ingress.scheduler.there = False
+    for _ in range(3):
+        ingress.tick(100.0)
+        assert ingress.scheduler.keys() == ["unsent", "at A"]
+    ingress.scheduler.there = True
+    ingress.tick(101.0)
+    assert ingress.scheduler.keys() == ["unsent", "at A"]
+    ingress.lost.tick(102.0)
+    assert ingress.scheduler.keys() == []
+
+
+# --- the Scheduler's side ---
+
+
+@pytest.fixture
+def kvs() -> Iterator[KvsClient]:
+    server = KvsServer(KVS_IP, Store())
+    server.start()
+    with KvsClient(KVS_IP, KVS_IP, timeout_s=WAIT_S) as client:
+        yield client
+    server.stop()
+
+
+@pytest.fixture
+def no_executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of our own has these addresses; to ask Ray would start it."""
+
+    def find(group: str, role: str) -> Any:
+        raise NotRunningError(f"there is no {role}")
+
+    monkeypatch.setattr(names, "find", find)
+
+
+def error_at(kvs: KvsClient, key: str) -> Any:
+    lattice = kvs.get(key)
+    assert lattice is not None
+    value = lattice.value if isinstance(lattice, LWW) else min(lattice.values)  # type: ignore[attr-defined]
+    return loads(value)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_call_that_nobody_is_at_has_the_error_value(
+    kvs: KvsClient, no_executors: None, causal: bool
+) -> None:
+    assert settle(Config(), kvs, [((A, B), to("key", causal=causal)), ((), to("other"))]) == 2
+    for key in ("key", "other"):
+        word, response = error_at(kvs, key)
+        assert LOST in word
+        assert cb.GenericResponse.FromString(response).error == cb.EXECUTION_ERROR
+
+
+def test_a_result_outranks_the_error_value_whichever_comes_first(kvs: KvsClient, no_executors: None) -> None:
+    kvs.put_bytes("before", dumps(1))
+    settle(Config(), kvs, [((A,), to("before")), ((A,), to("after"))])
+    kvs.put_bytes("after", dumps(2))
+    assert (error_at(kvs, "before"), error_at(kvs, "after")) == (1, 2)
+
+
+def test_a_key_that_holds_something_else_costs_the_others_nothing(kvs: KvsClient, no_executors: None) -> None:
+    kvs.put("a set", SetLattice(frozenset({b"member"})))
+    assert settle(Config(), kvs, [((A,), to("a set")), ((A,), to("key"))]) == 2
+    assert kvs.get("a set") == SetLattice(frozenset({b"member"}))
+    assert LOST in error_at(kvs, "key")[0]
+
+
+def test_only_calls_and_schedules_have_somebody_who_waits() -> None:
+    call = cb.FunctionCall(name="f", response_key="key")
+    schedule = cb.DagSchedule(id="id", target_function="f")
+    found = destination_of("call", call.SerializeToString())
+    assert found is not None and found.key == "key"
+    found = destination_of("schedule", schedule.SerializeToString())
+    assert found is not None and found.key == "id"
+    assert destination_of("trigger", b"") is destination_of("pin", b"") is None
