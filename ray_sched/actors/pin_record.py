@@ -20,11 +20,11 @@ SHRINK_AT_BYTES: Final = 1 << 20
 class PinRecord:
     """For one thread at a time."""
 
-    def __init__(self, path: Path, *, keep: bool, shrink_at_bytes: int = SHRINK_AT_BYTES) -> None:
-        """`keep` what a process before this one wrote; raises OSError."""
+    def __init__(self, path: Path, shrink_at_bytes: int = SHRINK_AT_BYTES) -> None:
+        """With what a killed process before this one wrote; raises OSError."""
         self._path = path
         self._shrink_at = self._shrink_at_bytes = shrink_at_bytes
-        self.asked: dict[tuple[Address, str], None] = _read(path) if keep and path.exists() else {}
+        self.asked: dict[tuple[Address, str], None] = _read(path) if path.exists() else {}
         self._file = -1
         self._write_anew()
 

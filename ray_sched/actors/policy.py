@@ -89,8 +89,8 @@ class PolicyActor:
             remembered=config.remembered,
         )
         self._pinning.history.heard = teller(log, logging.INFO)
-        self._record = PinRecord(runtime_file(config, "pins"), keep=was_restarted())
-        if was_restarted():
+        self._record = PinRecord(runtime_file(config, "pins"))
+        if self._record.asked or was_restarted():
             self._pinning.recall(self._record.asked, time.monotonic())
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
         self._waiters: dict[int, Future[Finished]] = {}

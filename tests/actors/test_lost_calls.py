@@ -61,7 +61,6 @@ class Ingress:
             Config().replace(**{"executor.runtime_dir": str(folder)}),
             cast(Link, self.scheduler),
             self._mailbox,
-            was_restarted=False,
         )
 
     def tick(self, now: float) -> None:

@@ -10,7 +10,7 @@ A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
 
 
 def test_a_killed_process_leaves_what_it_asked_for_and_did_not_forget(tmp_path: Path) -> None:
-    record = PinRecord(tmp_path / "pins", keep=False)
+    record = PinRecord(tmp_path / "pins")
     record.add(A, "f")
     record.add(A, "g")
     record.add(B, "f")
@@ -18,31 +18,29 @@ def test_a_killed_process_leaves_what_it_asked_for_and_did_not_forget(tmp_path: 
     record.discard(A, "g")
     record.discard(A, "never")
     # It is killed here: nothing is closed.
-    assert list(PinRecord(tmp_path / "pins", keep=True).asked) == [(A, "f"), (B, "f")]
-    assert list(PinRecord(tmp_path / "pins", keep=True).asked) == [(A, "f"), (B, "f")]
-    assert not PinRecord(tmp_path / "pins", keep=False).asked
-    assert not PinRecord(tmp_path / "pins", keep=True).asked
+    assert list(PinRecord(tmp_path / "pins").asked) == [(A, "f"), (B, "f")]
+    assert list(PinRecord(tmp_path / "pins").asked) == [(A, "f"), (B, "f")]
 
 
 def test_a_line_that_was_being_written_costs_no_other(tmp_path: Path) -> None:
-    PinRecord(tmp_path / "pins", keep=False).add(A, "f")
+    PinRecord(tmp_path / "pins").add(A, "f")
     with (tmp_path / "pins").open("ab") as file:
         file.write(b'["10.0.0.2", 1, "g')
-    assert list(PinRecord(tmp_path / "pins", keep=True).asked) == [(A, "f")]
+    assert list(PinRecord(tmp_path / "pins").asked) == [(A, "f")]
 
 
 def test_a_file_that_has_grown_is_made_small(tmp_path: Path) -> None:
-    record = PinRecord(tmp_path / "pins", keep=False, shrink_at_bytes=1000)
+    record = PinRecord(tmp_path / "pins", shrink_at_bytes=1000)
     record.add(B, "stays")
     for _ in range(200):
         record.add(A, "f")
         record.discard(A, "f")
     assert (tmp_path / "pins").stat().st_size < 1200
-    assert list(PinRecord(tmp_path / "pins", keep=True).asked) == [(B, "stays")]
+    assert list(PinRecord(tmp_path / "pins").asked) == [(B, "stays")]
 
 
 def test_a_closed_one_leaves_nothing(tmp_path: Path) -> None:
-    record = PinRecord(tmp_path / "pins", keep=False)
+    record = PinRecord(tmp_path / "pins")
     record.add(A, "f")
     record.close()
     record.close()

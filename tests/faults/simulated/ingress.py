@@ -36,9 +36,9 @@ class Ingress(Part):
         self.replica = Replica(self.table, world.config.scheduler.lease_s)
         self.plans: dict[str, Plan] = {}
         self._dispatcher = world.dispatcher(self.table, self.plans)
-        self._ledger = Ledger(self._path, world.config.scheduler.noted_calls_bytes, keep=again)
+        self._ledger = Ledger(self._path, world.config.scheduler.noted_calls_bytes, self.relay.now)
         timeout_s = world.config.scheduler.lost_call_timeout_s
-        self._doubts = Doubts(self._ledger, timeout_s, self.relay.now, was_restarted=again)
+        self._doubts = Doubts(self._ledger, timeout_s, self.relay.now)
         self._seen: dict[Address, None] = {}
         self.every(world.config.scheduler.heartbeat_s, self._beat)
 

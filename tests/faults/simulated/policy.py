@@ -48,7 +48,7 @@ class Policy(Part):
             pin_timeout_s=limits.pin_timeout_s,
             settle_s=limits.pin_grace_s,
         )
-        self._record = PinRecord(self._path, keep=again)
+        self._record = PinRecord(self._path)
         if again:
             self.pinning.recall(self._record.asked, self.relay.now)
         self.publisher = Publisher(self.table, world.epoch())
