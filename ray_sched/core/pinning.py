@@ -100,8 +100,6 @@ class Pinning(Placing):
         self._named: set[Address] = set()
         self._unanswered: list[tuple[Address, float]] = []
         """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
-        self._wanted: dict[str, list[PinRequest]] = {}
-        """What each created DAG needs, with repetitions for replicas."""
         self._strays: dict[Address, list[Pin]] = {}
         """The pins of executors that are gone, should they come back with them."""
         self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
@@ -325,25 +323,6 @@ class Pinning(Placing):
                     self._begin(dag, [request], repair=True)
         return effects + self._advance(now)
 
-    def busy(self) -> bool:
-        """Whether a pin is on its way."""
-        return bool(self._transactions)
-
-    def missing(self) -> dict[str, list[str]]:
-        """The functions of created DAGs that are not pinned now, by DAG."""
-        missing = {dag: [request.function for request in self._missing(dag)] for dag in self._wanted}
-        return {dag: functions for dag, functions in missing.items() if functions}
-
-    def _missing(self, dag: str) -> list[PinRequest]:
-        held = [pin.function for pin in self.pins.get(dag, [])]
-        missing = []
-        for request in self._wanted.get(dag, []):
-            if request.function in held:
-                held.remove(request.function)
-            else:
-                missing.append(request)
-        return missing
-
     def validate(self) -> None:
         """Raise AssertionError where the parts contradict each other (for tests)."""
         assert sum(attempt.in_lane for attempt in self._sent) <= 1
@@ -528,10 +507,13 @@ class Pinning(Placing):
     def _unpin_again(self, address: Address, functions: Iterable[str], now: float) -> list[Effect]:
         """An unpin may be lost while the ingress restarts: what a status says, counts."""
         effects: list[Effect] = []
-        for function in functions if self._knows_dags else ():
-            since, tries = self._asked.get((address, function), (now, 0))
-            if now - since < self._settle_s or (function, address) in self._wanted_at(address):
-                continue
+        asked = [f for f in functions if (address, f) in self._asked]
+        due = [f for f in asked if now - self._asked[address, f][0] >= self._settle_s]
+        if not due or not self._knows_dags:
+            return effects
+        wanted = self._wanted_at(address)
+        for function in [f for f in due if (f, address) not in wanted]:
+            _, tries = self._asked[address, function]
             if tries >= UNPIN_TRIES:
                 effects += self._forget(address, function)
             else:

@@ -22,6 +22,8 @@ class Placing:
         self._transactions: dict[int, Transaction] = {}
         self._waiting: list[Attempt] = []
         self._sent: list[Attempt] = []
+        self._wanted: dict[str, list[PinRequest]] = {}
+        """What each created DAG needs, with repetitions for replicas."""
         self._lost: dict[str, list[tuple[PinRequest, float]]] = {}
         """Pins to be made again, and when to try."""
         self._leaving: dict[Address, dict[str, float]] = {}
@@ -31,6 +33,25 @@ class Placing:
         self.pins: dict[str, list[Pin]] = {}
         """The pins that hold, by DAG."""
         self.ledger = Ledger()
+
+    def busy(self) -> bool:
+        """Whether a pin is on its way."""
+        return bool(self._transactions)
+
+    def missing(self) -> dict[str, list[str]]:
+        """The functions of created DAGs that are not pinned now, by DAG."""
+        missing = {dag: [request.function for request in self._missing(dag)] for dag in self._wanted}
+        return {dag: functions for dag, functions in missing.items() if functions}
+
+    def _missing(self, dag: str) -> list[PinRequest]:
+        held = [pin.function for pin in self.pins.get(dag, [])]
+        missing = []
+        for request in self._wanted.get(dag, []):
+            if request.function in held:
+                held.remove(request.function)
+            else:
+                missing.append(request)
+        return missing
 
     def _may_fit(self, transaction: Transaction, gpu: bool) -> bool:
         """False where it is certain that not all functions of a kind find room. Then no executor is asked

@@ -681,6 +681,13 @@ def test_what_was_asked_for_before_a_restart_and_no_dag_has_is_unpinned() -> Non
     assert c.status(B, "f") == []
 
 
+def test_without_a_time_to_settle_what_was_never_asked_for_is_left_alone_too() -> None:
+    c = Cluster(A)
+    c.pinning._settle_s = 0.0
+    assert c.status(A, "f") == []
+    assert c.pinning.reconcile({}, [], c.now, c.now) == []
+
+
 def test_an_executor_that_reports_after_the_dags_are_known_gives_its_pin_back() -> None:
     c = Cluster(local=True, capacity=0)
     c.pinning.recall([(A, "f"), (A, "g")], c.now)
