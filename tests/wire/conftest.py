@@ -1,7 +1,8 @@
 """The schedulers under test: ours, started as a program, or with `--target` one that runs already.
 
 Several kinds of scheduler are needed, because a management node (and so cluster mode), executors of its own
-and an Anna are settings of a whole group. A target is of one kind, and the tests of the others skip.
+and an Anna are settings of a whole group. A target is of one kind, and the tests of the others skip
+(`docs/compatibility.md` says how to run them).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=(EXECUTING, LOCAL, CLUSTER, ANNA),
         help="executing: it has executors of its own; local: neither executors nor a management node; "
         "cluster: no executors, and its management node is --target-mgmt, which the tests play; "
-        "anna: as executing, and its key-value store is --target-anna, which the tests play",
+        "anna: as executing, and its key-value store is --target-anna, an Anna of four routing threads "
+        "that the tests play",
     )
     wire.addoption("--target-layout", default="classic", choices=tuple(ports.LAYOUTS), help="executor ports")
     wire.addoption(
@@ -239,6 +241,7 @@ def scheduler(
         if request.config.getoption("--target-kind") != kind:
             pytest.skip(f"the target is not of the kind {kind!r}")
         layout = request.config.getoption("--target-layout")
+        await_ready(None, target, kind in (EXECUTING, ANNA))
         yield Scheduler(target, ports.LAYOUTS[layout], management, anna)
         return
     ray_address = request.getfixturevalue("ray_address")
@@ -253,16 +256,20 @@ def scheduler(
             start_new_session=True,
         )
         try:
-            await_ready(group, ip, kind in (EXECUTING, ANNA), log)
+            await_ready((group, log), ip, kind in (EXECUTING, ANNA))
             yield Scheduler(ip, ports.LAYOUTS[layout], management, anna, ray_address)
         finally:
             stop(group)
     assert group.returncode == 0, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
 
 
-def await_ready(group: subprocess.Popen[bytes], ip: str, with_executors: bool, log: Path) -> None:
+def await_ready(own: tuple[subprocess.Popen[bytes], Path] | None, ip: str, with_executors: bool) -> None:
+    """Until it answers, and takes calls where it has executors; `own` is a process of ours and its log."""
+
     def answers() -> bool:
-        assert group.poll() is None, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
+        if own is not None:
+            group, log = own
+            assert group.poll() is None, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
         with LegacyClient(ip, timeout_s=1.0) as client:
             try:
                 client.connect()

@@ -21,6 +21,9 @@ from tests.wire.players import (
 
 pytestmark = pytest.mark.cluster
 
+PATIENCE_S = 40.0
+"""Several periods of a target that keeps to the legacy ones, 5 s each."""
+
 
 @pytest.fixture
 def management(cluster: Scheduler) -> Iterator[PlayedManagement]:
@@ -47,7 +50,7 @@ def test_the_management_node_is_asked_for_schedulers_with_an_empty_request(
     management: PlayedManagement,
 ) -> None:
     asked = len(management.mailbox.all("schedulers"))
-    assert set(management.mailbox.wait_for("schedulers", asked + 2, timeout_s=20)) == {b""}
+    assert set(management.mailbox.wait_for("schedulers", asked + 2, timeout_s=PATIENCE_S)) == {b""}
 
 
 def test_peers_are_told_of_dags_and_locations(
@@ -70,10 +73,10 @@ def test_a_peer_that_is_gone_is_told_nothing_more(
     management.schedulers = [cluster_stage.scheduler_ip, another_peer.ip]
     # Whom it tells this time it has asked before: after the second request nothing is on its way.
     asked = len(management.mailbox.all("schedulers"))
-    management.mailbox.wait_for("schedulers", asked + 3)
+    management.mailbox.wait_for("schedulers", asked + 3, timeout_s=PATIENCE_S)
     before, stays = len(peer.mailbox.all("update")), len(another_peer.mailbox.all("update"))
-    management.mailbox.wait_for("schedulers", asked + 6)
-    another_peer.wait_for(stays + 2)
+    management.mailbox.wait_for("schedulers", asked + 6, timeout_s=PATIENCE_S)
+    another_peer.wait_for(stays + 2, timeout_s=PATIENCE_S)
     assert len(peer.mailbox.all("update")) == before
 
 
@@ -90,7 +93,7 @@ def test_a_management_node_that_hangs_holds_up_nobody(
         assert cluster_stage.client.call_dag(name).success
         executor.wait_for("schedule")
         # The peers stay as they were, and hear what is new.
-        peer.wait_for(told + 3)
+        peer.wait_for(told + 3, timeout_s=PATIENCE_S)
         peer.wait_for(where=lambda status: name in status.dags)
         assert not another_peer.mailbox.all("update")
         management.schedulers = [another_peer.ip]
