@@ -18,6 +18,8 @@ GRACE_S: Final = 2.0
 BEFORE_DEATH_S: Final = 5.0
 """A killed ingress had sent what is older; but not what comes back to it, as a continuation does."""
 MAX_UNSENT: Final = 50_000
+GONE: Final = Destination("", "", "", False, "gone", False)
+"""What stands among the noted calls where an executor was found gone, for the process after this one."""
 
 Doubtful = tuple[tuple[Address, ...], Destination]
 """Who was sent a call, and where its result is waited for."""
@@ -27,12 +29,12 @@ Doubtful = tuple[tuple[Address, ...], Destination]
 class Due:
     """What is to be looked after now."""
 
-    at: float
     young: float
     """Calls before that time are left out."""
     past: bytes
     noted: bytes
-    executors: frozenset[Address]
+    gone: dict[Address, float]
+    """The executors that went, and when: later calls went to those that took their place."""
     unsent: tuple[Destination, ...]
 
     def doubtful(self) -> list[Doubtful]:
@@ -41,7 +43,9 @@ class Due:
         doubtful += [
             (call.executors, call.to)
             for call in read(self.noted)
-            if call.at > self.young and not self.executors.isdisjoint(call.executors)
+            if call.at > self.young
+            and call.to != GONE
+            and any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
         ]
         doubtful += [(call.executors, call.to) for call in unsent_by_the_dead(self.past, self.young)]
         return doubtful
@@ -65,10 +69,14 @@ class Doubts:
         for call in unsent:
             if not call.continued:
                 ledger.add((call.at, call.executors, tuple(call.to), True))
+        for call in read(past):
+            if call.to == GONE and call.at > now - timeout_s:
+                self._gone[call.executors[0]] = max(call.at, self._gone.get(call.executors[0], 0.0))
 
     def gone(self, address: Address, now: float) -> None:
         """An executor is not the one that it was."""
-        self._gone[address] = now + GRACE_S
+        self._gone[address] = now
+        self._ledger.add((now, (address,), tuple(GONE), False))
 
     def unsent(self, to: Destination) -> None:
         """This call went nowhere."""
@@ -79,12 +87,13 @@ class Doubts:
         """What is to be looked after; None while there is nothing, or the last is not `looked_after`."""
         if self._asking is not None:
             return None
-        executors = frozenset(address for address, at in self._gone.items() if now >= at)
-        past = self._past if now >= self._due_at else b""
-        if not (executors or past or self._unsent):
+        started = now >= self._due_at
+        gone = {a: at for a, at in self._gone.items() if started and now >= at + GRACE_S}
+        past = self._past if started else b""
+        if not (gone or past or self._unsent):
             return None
-        noted = self._ledger.copy() if executors else b""
-        self._asking = Due(now, now - self._timeout_s, past, noted, executors, tuple(self._unsent))
+        noted = self._ledger.copy() if gone else b""
+        self._asking = Due(now - self._timeout_s, past, noted, gone, tuple(self._unsent))
         self._unsent = {}
         return self._asking
 
@@ -94,7 +103,7 @@ class Doubts:
         assert due is not None
         if done:
             # One that went again meanwhile is due again.
-            self._gone = {a: at for a, at in self._gone.items() if a not in due.executors or at > due.at}
+            self._gone = {a: at for a, at in self._gone.items() if at > due.gone.get(a, 0.0)}
             self._past = b"" if due.past else self._past
         else:
             self._unsent.update(dict.fromkeys(due.unsent))
@@ -104,4 +113,8 @@ def unsent_by_the_dead(noted: bytes, young: float) -> list[Noted]:
     """The calls that a killed ingress may have left unsent, but for those before `young`."""
     calls = list(read(noted))
     last = max((call.at for call in calls), default=0.0)
-    return [call for call in calls if call.at > young and (call.continued or call.at > last - BEFORE_DEATH_S)]
+    return [
+        call
+        for call in calls
+        if call.at > young and call.to != GONE and (call.continued or call.at > last - BEFORE_DEATH_S)
+    ]

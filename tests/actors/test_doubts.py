@@ -131,6 +131,27 @@ def test_a_restart_forgets_no_call_of_an_executor_that_goes_later(ingress: Ingre
     assert ingress.due(190.0) == ["long"]
 
 
+def test_calls_to_whoever_took_the_place_of_one_that_went_are_left_alone(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("before", 101.0, A)
+    doubts.gone(A, 102.0)
+    ingress.call("after", 102.5, A)
+    assert ingress.due(110.0) == ["before"]
+
+
+def test_an_ingress_killed_before_it_looked_tells_the_next_which_executors_went(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("at A", 101.0, A)
+    ingress.call("at B", 101.0, B)
+    doubts.gone(A, 149.0)
+    ingress.call("the last", 150.0, B)
+    ingress.start(152.0)
+    assert ingress.due(152.5) is None
+    assert ingress.due(154.0) == ["at A", "the last"]
+    ingress.doubts.looked_after(True)
+    assert ingress.due(155.0) is None
+
+
 def test_what_went_nowhere_is_bounded(ingress: Ingress) -> None:
     doubts = ingress.start(100.0)
     for number in range(MAX_UNSENT + 10):

@@ -97,17 +97,18 @@ def test_what_may_be_lost_is_handed_over_in_batches_and_once(ingress: Ingress) -
 
 
 def test_what_the_scheduler_did_not_take_is_handed_over_again(ingress: Ingress) -> None:
-    ingress.lost.note((90.0, (A,), tuple(to("at A")), False))
-    ingress.lost.gone(A, 95.0)
+    now = time.monotonic()
+    ingress.lost.note((now, (A,), tuple(to("at A")), False))
+    ingress.lost.gone(A, now)
     ingress.lost.unsent(to("unsent"))
     ingress.scheduler.there = False
     for _ in range(3):
-        ingress.tick(100.0)
+        ingress.tick(now + 100.0)
         assert ingress.scheduler.keys() == ["unsent", "at A"]
     ingress.scheduler.there = True
-    ingress.tick(101.0)
+    ingress.tick(now + 101.0)
     assert ingress.scheduler.keys() == ["unsent", "at A"]
-    ingress.lost.tick(102.0)
+    ingress.lost.tick(now + 102.0)
     assert ingress.scheduler.keys() == []
 
 
