@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ray_sched.wire.ports import LAYOUTS, Layout
+
+MAX_SHARDS: Final = 16
 
 
 def setting(
@@ -138,6 +140,17 @@ class SchedulerConfig:
     )
     api_threads: int = setting(64, "Calls through the actor handle that may wait at once.", minimum=1)
     request_threads: int = setting(32, "Requests over the wire that may wait at once.", minimum=1)
+
+
+@dataclass(frozen=True)
+class IngressConfig:
+    shards: int = setting(
+        1,
+        "Processes that decide calls. With more than one a proxy of ZeroMQ's takes the calls in, on the same "
+        "ports, and hands them out in turn: for hosts with cores to spare.",
+        minimum=1,
+        maximum=MAX_SHARDS,
+    )
 
 
 @dataclass(frozen=True)
@@ -275,6 +288,7 @@ class Config:
     )
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    ingress: IngressConfig = field(default_factory=IngressConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     kvs: KvsConfig = field(default_factory=KvsConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,8 +66,19 @@ def _gather(group: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "demand": policy.get("demand", {}),
     }
     sizes = {name: len(told[name]) for name in _SIZES}
-    told["counts"] = {**sizes, **answers.get("ingress", {}).get("counts", {})}
+    told["counts"] = {**sizes, **_ingress_counts(answers)}
     return told
+
+
+def _ingress_counts(answers: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Of the ingress and its shards together; statuses count once, though each shard is told of them."""
+    total: Counter[str] = Counter()
+    for role, answer in answers.items():
+        if role == "ingress" or role.startswith("ingress-"):
+            total.update(answer.get("counts", {}))
+    if "ingress" in answers:
+        total["statuses"] = answers["ingress"].get("counts", {}).get("statuses", 0)
+    return {name: number for name, number in total.items() if number}
 
 
 def as_tables(told: dict[str, Any]) -> str:

@@ -179,8 +179,10 @@ class RequestForwarding:
 class EventForwarding:
     """Events for the Policy, in batches, in order; they are kept while it does not answer."""
 
-    def __init__(self, policy: Link, lane: Lane, mailbox: LoopMailbox, drop: Drop) -> None:
+    def __init__(self, policy: Link, method: str, lane: Lane, mailbox: LoopMailbox, drop: Drop) -> None:
+        """`method` of the Policy's takes them."""
         self._policy = policy
+        self._method = method
         self._lane = lane
         self._mailbox = mailbox
         self._drop = drop
@@ -215,7 +217,7 @@ class EventForwarding:
         self._handing_over = True
 
         def hand_over() -> None:
-            taken = self._policy.tell("on_events", events)
+            taken = self._policy.tell(self._method, events)
             self._mailbox.put(lambda now: self._handed_over(events, taken))
 
         if not self._lane.run(hand_over):

@@ -19,12 +19,12 @@ from typing import Any, Final
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ray_sched.actors import names, reservations, resources
+from ray_sched.actors import local_mode, names, reservations, resources
 from ray_sched.actors.slots import EXECUTOR_CLASS, start_actor
 from ray_sched.actors.unwrapping import plain_error
 from ray_sched.bound_ports import group_ports
 from ray_sched.config import Config
-from ray_sched.errors import AlreadyRunningError, NotRunningError, TimedOutError
+from ray_sched.errors import AlreadyRunningError, ConfigError, NotRunningError, TimedOutError
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Parts:
 
     control: tuple[Part, ...]
     executor: Part
+    shard: Part = Part("ingress shard", "ray_sched.actors.ingress:ShardActor")
+    """Of the ingress, where `ingress.shards` asks for several."""
 
 
 PARTS: Final = Parts(
@@ -64,8 +66,10 @@ PARTS: Final = Parts(
 )
 
 _EXECUTORS: Final = "executors"
+_SHARDS: Final = "shards"
 _STOP_ORDER: Final = (
     names.INGRESS,
+    _SHARDS,
     names.POLICY,
     _EXECUTORS,
     names.GOSSIP,
@@ -97,11 +101,17 @@ class Group:
 
         Raises:
             AlreadyRunningError: the Ray cluster has actors of a group of this name.
+            ConfigError: several ingress shards are asked for in Ray's local mode.
             TimedOutError: not everything was ready within `config.start_timeout_s`.
             RaySchedError: an actor could not start, for the reason that its own error gives.
         """
         began = time.monotonic()
         deadline = began + config.start_timeout_s
+        if config.ingress.shards > 1 and local_mode.is_on():
+            raise ConfigError(
+                f"ingress.shards = {config.ingress.shards} is not allowed in Ray's local mode, which has one "
+                "process; it must be 1"
+            )
         _refuse_second(config.group_name)
         group = cls(config.group_name, {}, [(config.host, port) for port in group_ports(config)])
         try:
@@ -163,6 +173,8 @@ class Group:
                 # From here on nobody starts any more.
                 self.handles |= _find_all(self.name)
                 stage = [role for role in self.handles if names.is_executor(role)]
+            elif kind == _SHARDS:
+                stage = [role for role in self.handles if names.is_shard(role)]
             else:
                 stage = [kind] if kind in self.handles else []
             # One that hangs may not use up the time of those after it.
@@ -211,6 +223,9 @@ def _create(config: Config, parts: Parts) -> Iterator[tuple[str, Any]]:
     for part in parts.control:
         if part.role != names.KVS or config.kvs.host == "embedded":
             yield part.role, _actor(config, part, part.role, where, (config,))
+    for number in range(1, config.ingress.shards + 1 if config.ingress.shards > 1 else 1):
+        role = names.shard_role(number)
+        yield role, _actor(config, parts.shard, role, where, (config, number))
     count = config.executor.count
     holds_slot = resources.own_slots(node["NodeID"], count)
     for tid in range(count):
@@ -260,10 +275,13 @@ def _find_all(group: str) -> dict[str, Any]:
 
 def _in_order(roles: Iterable[str]) -> list[str]:
     order = [part.role for part in PARTS.control]
-    return sorted(
-        roles,
-        key=lambda r: (1, names.executor_address(r)) if names.is_executor(r) else (0, (order.index(r),)),
-    )
+
+    def place(role: str) -> tuple[Any, ...]:
+        if names.is_executor(role):
+            return 2, names.executor_address(role)
+        return (1, role) if names.is_shard(role) else (0, order.index(role))
+
+    return sorted(roles, key=place)
 
 
 def _wait_until_free(

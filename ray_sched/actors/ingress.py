@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import ray
 
-from ray_sched.actors import local_mode
+from ray_sched.actors import local_mode, names
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.messages import Send
 from ray_sched.actors.process import leave_for_restart, prepare_process
@@ -32,9 +32,12 @@ class IngressActor:
     CONCURRENCY_GROUPS: Final = {"events": 1}
 
     def __init__(self, config: Config) -> None:
-        prepare_process(config, "ingress")
+        self._begin(config, names.INGRESS, IngressLoop if config.ingress.shards == 1 else _front())
+
+    def _begin(self, config: Config, role: str, loop: Callable[..., IngressLoop]) -> None:
+        prepare_process(config, role)
         self._config = config
-        self._loop = IngressLoop(config, on_failure=leave_for_restart)
+        self._loop = loop(config, on_failure=leave_for_restart)
         self._loop.start()
         if not local_mode.is_on():
             # What was loaded until now stays: no collection has to look through it while calls wait.
@@ -87,3 +90,26 @@ class IngressActor:
         self._loop.mailbox.put(act)
         if not done.wait(LOOP_TIMEOUT_S):
             raise TimedOutError(f"the ingress loop did not take it within {LOOP_TIMEOUT_S:g} s")
+
+
+class ShardActor(IngressActor):
+    """One of those that decide calls, where there are several (`ingress.shards`)."""
+
+    def __init__(self, config: Config, number: int) -> None:
+        from ray_sched.actors.sharded_ingress import ShardLoop
+
+        def loop(config: Config, **others: Any) -> ShardLoop:
+            return ShardLoop(config, number, **others)
+
+        self._number = number
+        self._begin(config, names.shard_role(number), loop)
+
+    def ready(self) -> dict[str, Any]:
+        super().ready()
+        return {"shard": f"{self._number} of {self._config.ingress.shards}"}
+
+
+def _front() -> Callable[..., IngressLoop]:
+    from ray_sched.actors.sharded_ingress import FrontLoop  # most groups have no use for it
+
+    return FrontLoop

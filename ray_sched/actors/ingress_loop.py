@@ -47,6 +47,7 @@ from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.history import Ring
+from ray_sched.core.partition import FRONT, Part
 from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
@@ -75,10 +76,11 @@ PORT_HOLDERS: Final = "another scheduler on this address, ours or a legacy one,"
 
 
 class IngressLoop:
-    def __init__(self, config: Config, on_failure: Callable[[], None]) -> None:
+    def __init__(self, config: Config, on_failure: Callable[[], None], *, part: Part | None = None) -> None:
         """Binds all ports; raises PortTakenError, ConfigError.
 
-        `on_failure` is called if the loop ends without having been stopped.
+        `on_failure` is called if the loop ends without having been stopped. `part` is this loop's where
+        several decide calls (see `sharded_ingress`).
         """
         self._config = config
         self._on_failure = on_failure
@@ -95,20 +97,22 @@ class IngressLoop:
         self._events_lane = Lane("events")
         self._gossip_lane = Lane("gossip", waiting=64)
 
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(of_some=part is not None)
         self._plans: dict[str, Plan] = {}
         self._table = ExecutorTable(
             config.policy,
             local=config.local,
             pin_grace_s=config.scheduler.pin_grace_s,
             executor_timeout_s=config.scheduler.executor_timeout_s,
+            owns=None if part is None or config.local else part.owns,
+            overtaking=part is not None,
         )
         self._replica = Replica(self._table, config.scheduler.lease_s)
         self._dispatcher = Dispatcher(
             self._table,
             self._plans,
             load_policy(config.policy),
-            random.Random(config.policy.seed or None),
+            random.Random(seed(config, part)),
             self._arrivals,
             config.remembered,
         )
@@ -126,7 +130,12 @@ class IngressLoop:
             self._context, config.ports, self._on_unsendable, self.drop, self._on_unsent, self._keys
         )
         self._events = EventForwarding(
-            Link(group, names.POLICY, unanswered=8), self._events_lane, self.mailbox, self.drop
+            Link(group, names.POLICY, unanswered=8),
+            # Of what executors do the Policy hears from the one that has the ports.
+            "on_events" if part is None or part.number == FRONT else "on_bookings",
+            self._events_lane,
+            self.mailbox,
+            self.drop,
         )
         self._forwarding = RequestForwarding(
             config.scheduler,
@@ -142,10 +151,9 @@ class IngressLoop:
         self._backlogs: dict[int, Backlog] = {}
         try:
             self._bind()
-            self._lost = LostCalls(config, self._scheduler, self.mailbox)
+            self._lost = LostCalls(config, self._scheduler, self.mailbox, part)
         except BaseException:
-            self._guard.close()
-            self._context.destroy(0)
+            self._close()
             raise
         self._readiness = Readiness(self._handlers, self.mailbox.fd)
         self._thread = threading.Thread(target=self._run, name="ingress-loop", daemon=True)
@@ -191,22 +199,28 @@ class IngressLoop:
     # --- the loop ---
 
     def _bind(self) -> None:
+        for port in ports.REQUEST_PORTS:
+            self._serve(port, self._bound(zmq.ROUTER, port))
+        for port in ports.PUSH_PORTS:
+            self._listen(port, self._bound(zmq.PULL, port))
+
+    def _serve(self, port: int, socket: zmq.Socket[bytes]) -> None:
+        """Answer the requests that come to a port."""
         requests: dict[int, Callable[[bytes, Peer, float], Reply | None]] = {
             ports.CONNECT: self._on_connect,
             ports.FUNCTION_CALL: self._on_call,
             ports.DAG_CALL: self._on_dag_call,
         }
-        for port in ports.REQUEST_PORTS:
-            socket = self._bound(zmq.ROUTER, port)
-            # A reply that cannot go out is an error, and so counted.
-            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            handle = requests.get(port) or self._forward_to(port)
-            backlog = None
-            if port in (ports.FUNCTION_CALL, ports.DAG_CALL):
-                backlog = self._backlogs[port] = Backlog(self._config.scheduler.max_wait_s, self.counts)
-            self._handlers[socket] = request_handler(
-                handle, self._limit(port), self.counts, self.drop, backlog
-            )
+        # A reply that cannot go out is an error, and so counted.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        handle = requests.get(port) or self._forward_to(port)
+        backlog = None
+        if port in (ports.FUNCTION_CALL, ports.DAG_CALL):
+            backlog = self._backlogs[port] = Backlog(self._config.scheduler.max_wait_s, self.counts)
+        self._handlers[socket] = request_handler(handle, self._limit(port), self.counts, self.drop, backlog)
+
+    def _listen(self, port: int, socket: zmq.Socket[bytes]) -> None:
+        """Take what is pushed to a port."""
         pushed: dict[int, Callable[[bytes, float], None]] = {
             ports.CALL_QUEUE: self._on_queued_call,
             ports.STATUS: self._on_status,
@@ -214,9 +228,8 @@ class IngressLoop:
             ports.PIN_ACCEPT: self._on_pin_accept,
             ports.CONTINUATION: self._on_continuation,
         }
-        for port, take in pushed.items():
-            socket = self._bound(zmq.PULL, port)
-            self._handlers[socket] = push_handler(port, take, self._limit(port), self.counts, self.drop)
+        take = pushed[port]
+        self._handlers[socket] = push_handler(port, take, self._limit(port), self.counts, self.drop)
 
     def _bound(self, kind: int, port: int) -> zmq.Socket[bytes]:
         limit = self._limit(port).hard_bytes
@@ -269,8 +282,12 @@ class IngressLoop:
             self.out.close()
             self._readiness.close()
             self.mailbox.close()
-            self._guard.close()
-            self._context.destroy(0)
+            self._close()
+
+    def _close(self) -> None:
+        """Free the ports."""
+        self._guard.close()
+        self._context.destroy(0)
 
     def drop(self, what: str, why: object) -> None:
         """Count and log (at most once in a while) a message that leads to nothing."""
@@ -387,6 +404,10 @@ class IngressLoop:
     # --- what executors and peers tell ---
 
     def _on_status(self, body: bytes, now: float) -> None:
+        self._take_status(self._status_of(body), now, seq_at(now))
+
+    def _status_of(self, body: bytes) -> Status:
+        """Raises BadMessageError, NoResourcesError."""
         message = parse(internal_pb2.ThreadStatus, body)
         if (message.ip, message.tid) not in self._table.executors:
             check_executor_address(message.ip, message.tid, self._config.ports)
@@ -394,7 +415,7 @@ class IngressLoop:
                 raise NoResourcesError("scheduler.max_executors are known: no room for another one")
         if len(message.functions) > MAX_FUNCTIONS:
             raise BadMessageError(f"a status that names {len(message.functions)} functions")
-        status = Status(
+        return Status(
             message.ip,
             message.tid,
             tuple(message.functions),
@@ -402,12 +423,17 @@ class IngressLoop:
             message.running,
             message.type == internal_pb2.GPU,
         )
+
+    def _take_status(self, status: Status, now: float, seq: int) -> None:
+        changed = self._table.on_status(status, now, seq)
+        if changed and not status.running:
+            self.out.give_up(status.address, FAREWELL_MS)
+            self._lost.gone(status.address, now)
+        self._tell_status(status, now, seq, changed)
         self.counts["statuses"] += 1
-        seq = seq_at(now)
-        if self._table.on_status(status, now, seq):
-            if not status.running:
-                self.out.give_up(status.address, FAREWELL_MS)
-                self._lost.gone(status.address, now)
+
+    def _tell_status(self, status: Status, now: float, seq: int, changed: bool) -> None:
+        if changed:
             self._events.add(StatusSeen(status, seq, now))
         else:
             self._events.seen(status.address)
@@ -488,3 +514,9 @@ class IngressLoop:
         batch = self._arrivals.take()
         if batch is not None:
             self._events_lane.tell(self._stats, "record", batch)
+
+
+def seed(config: Config, part: Part | None) -> int | str | None:
+    """Of the random picks and ids: never the same for two shards."""
+    own = config.policy.seed or None
+    return own if part is None or own is None else f"{own}, shard {part.number}"

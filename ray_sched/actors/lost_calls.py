@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import ray
 
 from ray_sched.actors import names
-from ray_sched.actors.doubts import Doubtful, Doubts, Due
+from ray_sched.actors.doubts import Doubtful, Doubts, Due, unsent_by_the_dead
 from ray_sched.actors.ledger import Ledger
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.config import Config
+from ray_sched.config import MAX_SHARDS, Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
+from ray_sched.core.partition import FRONT, Part
 from ray_sched.errors import LatticeMismatchError, NotRunningError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.last_resort import last_resort
@@ -38,13 +40,25 @@ LOST: Final = "the call was lost when an executor or the scheduler ended; it may
 class LostCalls:
     """The ingress's side. For the loop's thread, but for what a lane runs."""
 
-    def __init__(self, config: Config, scheduler: Link, mailbox: Mailbox[Callable[[float], None]]) -> None:
-        """Raises ConfigError, OSError. The ports have to be bound: whoever has them has the file."""
+    def __init__(
+        self,
+        config: Config,
+        scheduler: Link,
+        mailbox: Mailbox[Callable[[float], None]],
+        part: Part | None = None,
+    ) -> None:
+        """Raises ConfigError, OSError. The ports have to be bound: whoever has them has the file.
+
+        With shards (see `sharded_ingress`) each has its file, and so has the front.
+        """
         self._scheduler = scheduler
         self._mailbox = mailbox
         self._lane = Lane("lost-calls")
         limits, now = config.scheduler, time.monotonic()
-        self._ledger = Ledger(runtime_file(config, "calls"), limits.noted_calls_bytes, now)
+        own = part.number if part is not None else FRONT
+        self._ledger = Ledger(_file(config, own), limits.noted_calls_bytes, now)
+        if own == FRONT:
+            _adopt(config, self._ledger, part.shards if part is not None else 0, now)
         doubts = self._doubts = Doubts(self._ledger, limits.lost_call_timeout_s, now)
         self.note, self.gone, self.unsent = self._ledger.add, doubts.gone, doubts.unsent
 
@@ -68,6 +82,25 @@ class LostCalls:
             log.warning("calls=%d that may be lost are looked after later: %s", len(doubtful), error)
             done = False
         self._mailbox.put(lambda now: self._doubts.looked_after(done))
+
+
+def _adopt(config: Config, ledger: Ledger, shards: int, now: float) -> None:
+    """Note what was noted by shards and is not theirs to look after: what comes back to the front, such as a
+    continuation, and may have come to one that was killed; and all of shards that are there no more."""
+    young = now - config.scheduler.lost_call_timeout_s
+    for number in range(1, MAX_SHARDS + 1):
+        file = _file(config, number)
+        if not file.exists():
+            continue
+        for call in unsent_by_the_dead(file.read_bytes(), young):
+            if call.at <= now and (call.continued or number > shards):
+                ledger.add((call.at, call.executors, tuple(call.to), True))
+        if number > shards:
+            file.unlink()
+
+
+def _file(config: Config, shard: int) -> Path:
+    return runtime_file(config, "calls" if shard == FRONT else f"calls-{shard}")
 
 
 def settle(config: Config, kvs: KvsClient, doubtful: Iterable[Doubtful]) -> int:

@@ -18,11 +18,21 @@ POLICY: Final = "policy"
 SCHEDULER: Final = "scheduler"
 GOSSIP: Final = "gossip"
 INGRESS: Final = "ingress"
+_SHARD: Final = "ingress-"
 _EXECUTOR: Final = "executor-"
 
 
 def executor_role(ip: str, tid: int) -> str:
     return f"{_EXECUTOR}{ip}-{tid}"
+
+
+def shard_role(number: int) -> str:
+    """Of an ingress shard, from 1 on."""
+    return f"{_SHARD}{number}"
+
+
+def is_shard(role: str) -> bool:
+    return role.startswith(_SHARD)
 
 
 def is_executor(role: str) -> bool:

@@ -78,6 +78,7 @@ class PolicyActor:
             local=config.local,
             pin_grace_s=config.scheduler.pin_grace_s,
             executor_timeout_s=config.scheduler.executor_timeout_s,
+            overtaking=config.ingress.shards > 1,
         )
         self._pinning = Pinning(
             self._table,
@@ -135,8 +136,8 @@ class PolicyActor:
             self._publish(now)
 
     @ray.method(concurrency_group="events")
-    def on_bookings(self, booked: Sequence[Booked]) -> None:
-        """Executors that the Scheduler's own calls took."""
+    def on_bookings(self, booked: Sequence[Event]) -> None:
+        """What became of executors by calls of the Scheduler's own, or of an ingress shard's."""
         with self._lock:
             for event in booked:
                 self._on_event(event, time.monotonic())
@@ -316,8 +317,7 @@ class PolicyActor:
                 self._table.on_seen(addresses, at)
                 self._carry_out(self._pinning.on_seen(addresses, now))
             case Booked(address, seq):
-                if executor := self._table.executors.get(address):
-                    self._table.book(executor, seq)
+                self._table.booked(address, seq)
             case Suspected(address):
                 self._table.suspect(address)
 

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 import ray
@@ -21,6 +22,7 @@ from ray_sched import values
 from ray_sched.actors import names
 from ray_sched.actors.catalog import Catalog
 from ray_sched.actors.doubts import Doubtful
+from ray_sched.actors.ingresses import Ingresses
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.lost_calls import settle
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
@@ -78,7 +80,7 @@ class SchedulerActor:
         self._config = config
         group = config.group_name
         self._policy = Link(group, names.POLICY)
-        self._ingress = Link(group, names.INGRESS)
+        self._ingresses = Ingresses(config)
         self._gossip = Link(group, names.GOSSIP, unanswered=64)
         self._stats = Link(group, names.STATS)
         self._lane = Lane("scheduler")
@@ -476,31 +478,31 @@ class SchedulerActor:
                 return None
             return self._publisher.whole(now)
 
-    def _publish(self, *, always: bool = False, heartbeat: bool = False) -> Any:
-        """Tell the ingress what changed, and so renew its lease; not on a table that is out of date."""
+    def _publish(self, *, always: bool = False, heartbeat: bool = False) -> Sequence[Future[Any]]:
+        """Tell the ingresses what changed, and so renew their leases; not on a table that is out of date."""
         now = time.monotonic()
         with self._lock:
             if not self._recovered.is_set() or not self._replica.may_decide(now):
-                return None
+                return ()
             if always:
-                return self._ingress.ask("apply", self._publisher.next_update(now))
+                return self._ingresses.ask(self._publisher.next_update(now))
             # An ingress that does not keep up is told later, of all that changed, in one piece.
-            if (heartbeat or self._publisher.has_changes()) and self._ingress.has_room():
-                self._ingress.tell("apply", self._publisher.next_update(now))
-            return None
+            if (heartbeat or self._publisher.has_changes()) and self._ingresses.has_room():
+                self._ingresses.tell(self._publisher.next_update(now))
+            return ()
 
     def _publish_and_wait(self) -> None:
-        """Publish, and wait until the ingress has it, so that what was acknowledged holds there.
+        """Publish, and wait until every ingress has it, so that what was acknowledged holds there.
 
         An ingress that does not answer loses its lease; after that it asks.
         """
-        future = self._publish(always=True)
-        if future is None:
-            return
-        try:
-            future.result(self._config.scheduler.lease_s)
-        except Exception as error:
-            log.warning("the ingress did not take the update: %s", error)
+        futures = self._publish(always=True)
+        deadline = time.monotonic() + self._config.scheduler.lease_s
+        for future in futures:
+            try:
+                future.result(max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                log.warning("the ingress did not take the update: %s", error)
 
     def _run(self) -> None:
         self._recover()
@@ -636,7 +638,7 @@ class SchedulerActor:
             if error is not None:
                 failed(NoResourcesError(f"the ingress is not there to send the call, try again: {error}"))
 
-        self._ingress.ask("send", sends).add_done_callback(sent)
+        self._ingresses.front.ask("send", sends).add_done_callback(sent)
 
     # --- for the group ---
 

@@ -7,6 +7,7 @@ period plus one, a function's the number of its calls; both restart after each r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ray_sched.wire import internal_pb2
 
@@ -27,12 +28,16 @@ class ArrivalBatch:
     functions: dict[str, int] = field(default_factory=dict)
     dags: dict[str, list[float]] = field(default_factory=dict)
     """The gaps before each call, seconds; the first call of all has none."""
+    times: dict[str, list[float]] = field(default_factory=dict)
+    """Of a dispatcher that sees some of the calls: when they came, seconds of the node's monotonic clock."""
 
 
 class Arrivals:
     """Counts what a dispatcher places; `take` hands it over."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_some: bool = False) -> None:
+        """`of_some` where other dispatchers place calls of the same DAGs: gaps are between all of them."""
+        self._of_some = of_some
         self._batch = ArrivalBatch()
         self._calls: dict[tuple[str, ...], int] = {}
         """Calls of DAGs, by what functions they have."""
@@ -47,11 +52,16 @@ class Arrivals:
         """A DAG of these functions was called; `now` in seconds of a monotonic clock."""
         # Its functions are counted when the batch is taken, not at each call.
         self._calls[functions] = self._calls.get(functions, 0) + 1
-        gaps = self._batch.dags.get(name)
+        dags = self._batch.times if self._of_some else self._batch.dags
+        gaps = dags.get(name)
         if gaps is None:
-            if len(self._batch.dags) >= MAX_NAMES:
+            if len(dags) >= MAX_NAMES:
                 return
-            gaps = self._batch.dags[name] = []
+            gaps = dags[name] = []
+        if self._of_some:
+            if len(gaps) < MAX_GAPS:
+                gaps.append(now)
+            return
         last = self._last_call.get(name)
         self._last_call[name] = now
         if last is not None and len(gaps) < MAX_GAPS:
@@ -67,7 +77,7 @@ class Arrivals:
             for function in functions:
                 self.on_function(function, calls)
         self._calls.clear()
-        if not self._batch.functions and not self._batch.dags:
+        if not (self._batch.functions or self._batch.dags or self._batch.times):
             return None
         batch, self._batch = self._batch, ArrivalBatch()
         return batch
@@ -79,22 +89,39 @@ class PeriodStatistics:
     def __init__(self) -> None:
         self._functions: dict[str, int] = {}
         self._dags: dict[str, list[float]] = {}
+        self._times: dict[str, list[float]] = {}
+        self._last: dict[str, float] = {}
+        """When each DAG whose times are told was last called in an earlier period."""
 
     def add(self, batch: ArrivalBatch) -> None:
         for name, count in batch.functions.items():
             if name in self._functions or len(self._functions) < MAX_NAMES:
                 self._functions[name] = self._functions.get(name, 0) + count
-        for name, gaps in batch.dags.items():
-            if name in self._dags or len(self._dags) < MAX_NAMES:
-                joined = self._dags.setdefault(name, [])
-                joined += gaps[: MAX_GAPS - len(joined)]
+        for told, batched in ((self._dags, batch.dags), (self._times, batch.times)):
+            for name, numbers in batched.items():
+                if name in told or len(told) < MAX_NAMES:
+                    joined = told.setdefault(name, [])
+                    joined += numbers[: MAX_GAPS - len(joined)]
 
     def report(self) -> internal_pb2.ExecutorStatistics:
         """The period as the management node expects it; counting starts again at zero."""
         report = internal_pb2.ExecutorStatistics()
+        for name, times in self._times.items():
+            self._dags.setdefault(name, []).extend(self._gaps(name, times))
         for name, count in sorted(self._functions.items()):
             report.functions.add(name=name, call_count=count)
         for name, gaps in sorted(self._dags.items()):
             report.dags.add(name=name, interarrival=gaps, call_count=len(gaps) + 1)
-        self._functions, self._dags = {}, {}
+        self._functions, self._dags, self._times = {}, {}, {}
         return report
+
+    def _gaps(self, name: str, times: list[float]) -> list[float]:
+        times.sort()
+        last = self._last.pop(name, None)
+        # One that is told late came before the last of the period before.
+        gaps = [] if last is None else [max(0.0, times[0] - last)]
+        gaps += [after - before for before, after in pairwise(times)]
+        self._last[name] = max(times[-1], last or 0.0)
+        if len(self._last) > MAX_NAMES:
+            del self._last[next(iter(self._last))]
+        return gaps

@@ -18,7 +18,7 @@ Rules (their source is the legacy policy suite, where the wire contract does not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,9 +142,22 @@ class ExecutorTable:
     """All executors, who holds which function, who is free, and which keys are cached where."""
 
     def __init__(
-        self, policy: PolicyConfig, *, local: bool, pin_grace_s: float, executor_timeout_s: float
+        self,
+        policy: PolicyConfig,
+        *,
+        local: bool,
+        pin_grace_s: float,
+        executor_timeout_s: float,
+        owns: Callable[[Address], bool] | None = None,
+        overtaking: bool = False,
     ) -> None:
+        """`owns` tells which executors its holder may book (see `partition`); None: all of them.
+
+        With `overtaking` statuses and bookings may come here in another order than they happened in.
+        """
         self._policy = policy
+        self._overtaking = overtaking
+        self._owns = owns
         self._local = local
         self._pin_grace_s = pin_grace_s
         self._executor_timeout_s = executor_timeout_s
@@ -152,10 +165,14 @@ class ExecutorTable:
         self.functions: dict[str, ExecutorPool] = {}
         self.free: tuple[ExecutorPool, ExecutorPool] = (Pool(), Pool())
         """The free executors: without and with a GPU."""
+        self.elsewhere: tuple[ExecutorPool, ExecutorPool] = (Pool(), Pool())
+        """Those that are free, as far as is known here, but for another one to book."""
         self.key_ips: dict[str, set[str]] = {}
         self._ip_keys: dict[str, frozenset[str]] = {}
         self._departed: dict[Address, int] = {}
         """Who left, and as of which `seq`: older records of them are not believed."""
+        self._early: dict[Address, int] = {}
+        """Bookings of executors that are not known here yet."""
         self._bucket = 0
         self._bucket_start = 0.0
         self._last_look: float | None = None
@@ -191,9 +208,11 @@ class ExecutorTable:
             executor.suspected = False
             changed = True
         changed |= self._set_functions(executor, status.functions, now)
-        # A free executor that took a one-shot call says with its next status that it is free again.
+        # A free executor that took a one-shot call says with its next status that it is free again; one that
+        # it sent before is not that status.
         free = self._local or not executor.functions
-        if executor.free != free:
+        outdated = self._overtaking and 0 < seq < executor.seq and free and not self._local
+        if executor.free != free and not outdated:
             self._set_free(executor, free)
             changed = True
         executor.utilization = status.utilization
@@ -359,6 +378,14 @@ class ExecutorTable:
             self._set_free(executor, False)
             self.dirty[executor.address] = None
 
+    def booked(self, address: Address, seq: int) -> None:
+        """The same of what another one booked, of whose executor this table may be still to hear."""
+        executor = self.executors.get(address)
+        if executor is not None:
+            self.book(executor, seq)
+        elif self._overtaking and len(self._early) < DEPARTED_KEPT:
+            self._early[address] = seq
+
     def suspect(self, address: Address) -> None:
         """Messages to it pile up: leave it out of every pick until it reports again."""
         executor = self.executors.get(address)
@@ -450,9 +477,10 @@ class ExecutorTable:
             assert executor.recent == sum(executor.buckets)
             for function in executor.functions:
                 assert executor in self.functions[function]
-            assert (executor in self.free[executor.gpu]) == executor.free
-            assert executor not in self.free[not executor.gpu]
-        for pool in [*self.functions.values(), *self.free]:
+            assert (executor in self._free_pool(executor)) == executor.free
+            places = [pool for pool in (*self.free, *self.elsewhere) if executor in pool]
+            assert len(places) == executor.free
+        for pool in [*self.functions.values(), *self.free, *self.elsewhere]:
             for executor in pool:
                 assert self.executors.get(executor.address) is executor
                 assert (executor in pool.overloaded) == executor.overloaded
@@ -469,7 +497,8 @@ class ExecutorTable:
         executor.last_seen = now
         self.executors[address] = executor
         # Copies do not believe what is older than its departure.
-        executor.seq = executor.joined = self._departed.pop(address, 0)
+        executor.joined = self._departed.pop(address, 0)
+        executor.seq = max(executor.joined, self._early.pop(address, 0))
         return executor
 
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
@@ -509,9 +538,13 @@ class ExecutorTable:
     def _set_free(self, executor: Executor, free: bool) -> None:
         executor.free = free
         if free:
-            self.free[executor.gpu].add(executor)
+            self._free_pool(executor).add(executor)
         else:
-            self.free[executor.gpu].discard(executor)
+            self._free_pool(executor).discard(executor)
+
+    def _free_pool(self, executor: Executor) -> ExecutorPool:
+        owned = self._owns is None or self._owns(executor.address)
+        return (self.free if owned else self.elsewhere)[executor.gpu]
 
     def _may_back_off(self, executor: Executor) -> bool:
         if self._policy.backoff_lone_executor:
@@ -537,7 +570,7 @@ class ExecutorTable:
         for function in executor.functions:
             self.functions[function].add(executor)
         if executor.free:
-            self.free[executor.gpu].add(executor)
+            self._free_pool(executor).add(executor)
 
     def _rotate(self, now: float) -> None:
         """Open new buckets of recent calls for the time that went by, and empty those that grew old."""

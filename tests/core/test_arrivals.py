@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_sched.core.arrivals import ArrivalBatch, Arrivals, PeriodStatistics
+from ray_sched.wire import internal_pb2
 
 
 def test_a_dags_count_is_its_gaps_plus_one_and_both_restart() -> None:
@@ -60,3 +61,25 @@ def test_a_dag_that_was_deleted_starts_anew() -> None:
     batch = arrivals.take()
     assert batch is not None
     assert batch.dags == {"d": []}
+
+
+def test_gaps_are_between_the_calls_of_all_shards() -> None:
+    one, other = Arrivals(of_some=True), Arrivals(of_some=True)
+    period = PeriodStatistics()
+
+    def flush() -> internal_pb2.ExecutorStatistics:
+        for arrivals in (one, other):
+            if batch := arrivals.take():
+                period.add(batch)
+        return period.report()
+
+    one.on_dag("d", ("f",), 1.0)
+    other.on_dag("d", ("f",), 2.0)
+    one.on_dag("d", ("f",), 4.0)
+    report = flush()
+    assert list(report.dags[0].interarrival) == [1.0, 2.0]
+    assert [(f.name, f.call_count) for f in report.functions] == [("f", 3)]
+    other.on_dag("d", ("f",), 9.0)
+    assert list(flush().dags[0].interarrival) == [5.0]
+    one.on_dag("d", ("f",), 8.0)  # told late
+    assert list(flush().dags[0].interarrival) == [0.0]

@@ -56,6 +56,13 @@ def test_a_group_ends_without_a_trace_and_can_be_started_again(start_group: Star
 
 
 @has_local_mode
+def test_several_ingress_shards_are_refused(start_group: Start) -> None:
+    with pytest.raises(ray_sched.ConfigError, match=r"ingress\.shards = 2 .* one process"):
+        ray_sched.local.start(CONFIG.replace(**{"ingress.shards": 2}))
+    assert HOST not in ray_sched.actors.names.roles_by_group()
+
+
+@has_local_mode
 def test_the_program_keeps_its_own_logging(start_group: Start) -> None:
     own = logging.getLogger("ray_sched")
     before = (list(own.handlers), own.level, own.propagate)

@@ -273,9 +273,9 @@ def await_ready(own: tuple[subprocess.Popen[bytes], Path] | None, ip: str, with_
         with LegacyClient(ip, timeout_s=1.0) as client:
             try:
                 client.connect()
+                return not with_executors or client.call("nobody").error != messages.NO_RESOURCES
             except NoReplyError:
                 return False
-            return not with_executors or client.call("nobody").error != messages.NO_RESOURCES
 
     until(answers, f"{ip} answered nobody", START_S)
 
