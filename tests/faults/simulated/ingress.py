@@ -143,6 +143,7 @@ class Ingress(Part):
             self._carry_out(dispatched, continued=True)
             told("", dispatched.response_id)
 
+        told, decided = self.mine(told), self.mine(decided)  # type: ignore[assignment]
         self.relay.tell(self, scheduler, "a call", asked)
 
     def _carry_out(self, dispatched: Dispatched, *, continued: bool) -> None:

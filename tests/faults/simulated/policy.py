@@ -75,6 +75,7 @@ class Policy(Part):
         def failed() -> None:
             self.recovered = True
 
+        took = self.mine(took)  # type: ignore[assignment]
         self.relay.tell(self, ingress, "snapshot?", ask, lambda: self.after(0.0, failed))
 
     def _beat(self) -> None:

@@ -53,6 +53,11 @@ class Part:
         life = self.life
         self.relay.after(delay_s, lambda: act() if self.up and self.life == life else None)
 
+    def mine(self, act: Callable[..., object]) -> Callable[..., object]:
+        """What a process waits for is nothing to the one that follows it."""
+        life = self.life
+        return lambda *told: act(*told) if self.up and self.life == life else None
+
     def every(self, period_s: float, act: Act) -> None:
         def again() -> None:
             act()
@@ -119,7 +124,7 @@ class Relay:
         self, source: Part, target: Part, what: str, act: Callable[[Heard], object], heard: Heard
     ) -> None:
         """An actor call whose answer is waited for: of a dead actor it is why there is none."""
-        waiting = [heard]
+        waiting = [source.mine(heard)]
         life = target.life if target.up else target.life + 1
 
         def end(answer: Any) -> None:

@@ -67,6 +67,7 @@ class Scheduler(Part):
             self._reconcile()
             self._ask_policy()
 
+        took = self.mine(took)  # type: ignore[assignment]
         self.relay.tell(self, store, "DAGs?", asked, lambda: self.after(1.0, self._recover))
 
     def _beat(self) -> None:
@@ -206,6 +207,7 @@ class Scheduler(Part):
 
     def _store(self, change: Change, done: Act, failed: Told) -> None:
         store = self._world.store
+        done, failed = self.mine(done), self.mine(failed)
 
         def write() -> None:
             for name, dag in change.items():
