@@ -76,6 +76,7 @@ class Executor:
 
     __slots__ = (
         "address",
+        "ahead",
         "backing_off",
         "backoff_until",
         "buckets",
@@ -117,6 +118,9 @@ class Executor:
         """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
         self.utilization = 0.0
         self.seq = 0
+        self.ahead = False
+        """Whether the authority did not know yet what was seen here: should it have been lost on its way
+        there, the next status tells it."""
         self.joined = 0
         """As of which `seq` it is known here, since it was last gone."""
         self.recent = 0
@@ -193,11 +197,12 @@ class ExecutorTable:
                 return False
             self.remove(status.address, seq)
             return True
-        changed = False
+        changed = executor is not None and executor.ahead
         if executor is None:
             executor = self._new(status.address)
             executor.joined = seq
             changed = True
+        executor.ahead = False
         executor.last_seen = now
         executor.reported = True
         if executor.gpu != status.gpu:
@@ -425,7 +430,9 @@ class ExecutorTable:
             executor = self._new(address)
             executor.joined = record.seq
         elif executor.seq > record.seq:
+            executor.ahead = True
             return
+        executor.ahead = False
         if executor.gpu != record.gpu:
             self._set_free(executor, False)
             executor.gpu = record.gpu

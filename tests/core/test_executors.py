@@ -402,3 +402,15 @@ def test_one_that_is_being_started_anew_holds_and_takes_nothing_until_it_reports
     assert not t.has_left(A), "what is on its way to it is for its next process"
     assert t.on_status(status(A), 1.0, 3)
     assert free(t) == {A}
+
+
+def test_what_the_authority_may_never_have_heard_the_next_status_tells_again() -> None:
+    authority, copy = table(), table()
+    copy.on_status(Status(*A, ("f",)), 100.0, seq=10)  # told to the authority, and lost on its way
+    authority.on_status(Status(*A), 99.0, seq=9)
+    older = authority.record(A)
+    assert older is not None
+    copy.apply(older)
+    assert copy.executors[A].functions == {"f"}
+    assert copy.on_status(Status(*A, ("f",)), 105.0, seq=11)
+    assert not copy.on_status(Status(*A, ("f",)), 110.0, seq=12)
