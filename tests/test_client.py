@@ -414,13 +414,16 @@ def test_a_refused_direct_call_frees_its_socket(scheduler: PlayedScheduler, clie
 def test_continuations_are_nested_calls(scheduler: PlayedScheduler, client: Client) -> None:
     scheduler.reply(ports.DAG_CALL, accepted("final"))
     then = Continuation("second", {"f": [2]}, Continuation("third", {}))
-    client.call_dag("first", {"f": [1]}, output_key="final", consistency="multi", continuation=then)
+    client.call_dag(
+        "first", {"f": [1]}, output_key="final", consistency="multi", client_id="me", continuation=then
+    )
     call = cb.DagCall.FromString(scheduler.asked(ports.DAG_CALL))
     second = call.continuation
     assert (second.name, second.call.name, second.call.output_key) == ("second", "second", "final")
     assert from_value(second.call.function_args["f"].values[0]) == 2
     third = second.call.continuation
     assert (third.name, third.call.output_key, third.call.consistency) == ("third", "final", cb.MULTI)
+    assert (call.client_id, second.call.client_id, third.call.client_id) == ("me", "me", "me")
     assert not third.call.HasField("continuation")
 
 

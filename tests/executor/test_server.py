@@ -102,6 +102,9 @@ def test_the_management_node_hears_statuses_and_statistics(bench: Bench) -> None
         ("incr", 1, 1)
     ]
     assert [(each.name, len(each.runtimes)) for each in statistics.dags] == [("pipeline", 1)]
+    # Each report is of its own period alone.
+    reports = bench.scheduler.wait_for("mgmt_statistics", len(bench.scheduler.all("mgmt_statistics")) + 2)
+    assert [report for report in reports if report] == [raw]
 
 
 def test_an_executor_that_departs_finishes_its_queue(bench: Bench) -> None:
@@ -144,10 +147,11 @@ def test_bytes_that_do_not_parse_are_dropped(bench: Bench) -> None:
 
 def test_a_call_is_answered_in_the_store(bench: Bench) -> None:
     bench.register("incr", incr)
-    bench.start()
+    bench.start(config=bench.config.replace(**{"executor.status_period_s": 600.0}))
     key = bench.call("incr", 41)
     assert bench.result(key) == 42
     assert isinstance(bench.lattice(key), LWW)
+    # One at the start, and one that says that it is free again.
     assert len(bench.statuses(count=2)) == 2
 
 

@@ -72,7 +72,9 @@ def test_the_index_of_functions_is_read_where_others_write_it(
     assert client.list(word) == [word]
 
 
-def test_a_dag_is_stored_and_its_result_as_well(client: LegacyClient, anna: PlayedAnna, word: str) -> None:
+def test_a_dag_is_stored_and_its_result_as_well(
+    with_anna: Scheduler, client: LegacyClient, anna: PlayedAnna, word: str
+) -> None:
     function, name = word + "incr", word + "dag"
     assert client.create_function(function, cloudpickle.dumps(lambda cloudburst, x: x + 1)).success
     assert client.create_dag(name, [function]).success
@@ -84,6 +86,8 @@ def test_a_dag_is_stored_and_its_result_as_well(client: LegacyClient, anna: Play
     value = decode(messages.VALUE, stored_lww(anna, word + "out").value)
     assert (value.type, pickle.loads(value.body)) == (messages.DEFAULT, 42)
     assert client.delete_dag(name).success
+    if with_anna.ray_address:  # legacy schedulers leave it there
+        assert stored_lww(anna, name).value == b"", "whoever looks the DAG up still finds it"
 
 
 def test_an_answer_that_invalidates_has_the_address_looked_up_again(

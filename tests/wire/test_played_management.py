@@ -101,21 +101,63 @@ def test_a_management_node_that_hangs_holds_up_nobody(
     another_peer.wait_for(where=lambda status: name in status.dags)
 
 
-def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer) -> None:
+@pytest.fixture
+def anna(cluster_stage: Stage) -> Iterator[AnnaClient]:
+    """A client of the key-value store that the scheduler uses."""
+    client = AnnaClient(cluster_stage.client.connect(), cluster_stage.node(), cluster_stage.pusher)
+    yield client
+    client.close()
+
+
+def store(anna: AnnaClient, name: str, value: bytes, later: int = 0) -> None:
+    """Write a key as another scheduler does, so many tenths of a second later."""
+    stored = {"timestamp": int(time.time() * 10) + later, "value": value}
+    answer = anna.put(name, messages.LWW, encode(messages.LWW_VALUE, stored))
+    assert answer.error == messages.NO_ERROR
+
+
+def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer, anna: AnnaClient) -> None:
     executor = cluster_stage.executor()
     function, name = cluster_stage.function(), cluster_stage.dag_name()
     executor.report(functions=[function])
     cluster_stage.settle()
-    anna = AnnaClient(cluster_stage.client.connect(), cluster_stage.node(), cluster_stage.pusher)
-    stored = {"timestamp": int(time.time() * 10), "value": encode(messages.DAG, dag(name, [function]))}
-    anna.put(name, messages.LWW, encode(messages.LWW_VALUE, stored))
-    anna.close()
+    store(anna, name, encode(messages.DAG, dag(name, [function])))
     assert cluster_stage.client.call_dag(name).error == messages.NO_SUCH_DAG
 
     peer.tell(cluster_stage.scheduler_ip, [name], [(function, executor.ip, executor.tid)])
     until(lambda: cluster_stage.client.call_dag(name).success, "the peer's DAG was not learned")
     assert executor.wait_for("schedule")[0].target_function == function
     assert cluster_stage.client.delete_dag(name).success
+
+
+def test_a_peers_dag_that_its_creator_erased_is_forgotten_and_not_learned_again(
+    cluster: Scheduler, cluster_stage: Stage, peer: PlayedPeer, anna: AnnaClient
+) -> None:
+    """A group of ours in another Ray cluster deletes a DAG: only the store can tell that."""
+    if not cluster.ray_address:
+        pytest.skip("a legacy scheduler learns creations alone")
+    executor = cluster_stage.executor()
+    function = cluster_stage.function()
+    erased, later = cluster_stage.dag_name(), cluster_stage.dag_name()
+    executor.report(functions=[function])
+    cluster_stage.settle()
+    place = (function, executor.ip, executor.tid)
+    store(anna, erased, encode(messages.DAG, dag(erased, [function])))
+    peer.tell(cluster_stage.scheduler_ip, [erased], [place])
+    until(lambda: cluster_stage.client.call_dag(erased).success, "the peer's DAG was not learned")
+
+    store(anna, erased, b"", later=1)
+
+    def is_forgotten() -> bool:
+        reply = cluster_stage.client.call_dag(erased)
+        return bool(reply.error == messages.NO_SUCH_DAG)
+
+    until(is_forgotten, "the DAG was not forgotten")
+    # Another peer may name it still.
+    store(anna, later, encode(messages.DAG, dag(later, [function])))
+    peer.tell(cluster_stage.scheduler_ip, [erased, later], [place])
+    until(lambda: cluster_stage.client.call_dag(later).success, "a later DAG was not learned")
+    assert is_forgotten()
 
 
 def test_a_peer_that_tells_of_a_dag_without_a_body_stops_nothing(

@@ -67,6 +67,41 @@ def test_when_all_reject_the_pins_that_were_made_are_undone(stage: Stage) -> Non
     stage.create_dag([accepted, refused], [(accepted, refused)], name=name)
 
 
+def test_executors_that_name_themselves_are_asked_at_the_same_time(stage: Stage) -> None:
+    executors = stage.executors(2, name_in_answers=lambda executor, pin: f"{executor.location}/{pin.name}")
+    functions = [stage.function() for _ in range(2)]
+    assert stage.client.delete_dag(stage.create_dag(functions, [(functions[0], functions[1])])).success
+    for executor in executors:
+        executor.wait_for("unpin")
+    stage.settle()
+
+    for executor in executors:
+        executor.mailbox.clear()
+        executor.verdict = Verdict.HOLD
+    name = stage.dag_name()
+    stage.client.send(ports.DAG_CREATE, encode(messages.DAG, dag(name, functions, [tuple(functions)])))
+    # Both are asked before either has answered, and the answers may come in any order.
+    first, _ = stage.receiver("pin", name=functions[0])
+    second, _ = stage.receiver("pin", name=functions[1])
+    assert first is not second
+    second.answer_held()
+    first.answer_held()
+    assert decode(messages.GENERIC_RESPONSE, stage.client.receive(ports.DAG_CREATE)).success
+
+
+def test_an_executor_that_runs_a_call_is_asked_for_no_pin(cluster_stage: Stage) -> None:
+    [executor] = cluster_stage.executors(1, reports_calls=False)
+    function = cluster_stage.function()
+    assert cluster_stage.client.call(function).success
+    cluster_stage.settle()
+    name = cluster_stage.dag_name()
+    reply = cluster_stage.client.create_dag(name, [function])
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+    assert executor.received("pin") == []
+    executor.report()
+    until(lambda: cluster_stage.client.create_dag(name, [function]).success, "it did not come free")
+
+
 def test_without_executors_there_are_no_resources(stage: Stage) -> None:
     reply = stage.client.create_dag(stage.dag_name(), [stage.function()])
     assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
