@@ -112,7 +112,7 @@ class Rounds:
     def ratio(self, what: str, one: str, other: str) -> float:
         """The median of each round's ratio of a number of `one` to that of `other`."""
         pairs = zip(self.measured[one], self.measured[other], strict=True)
-        return statistics.median(getattr(a, what) / getattr(b, what) for a, b in pairs)
+        return float(statistics.median(getattr(a, what) / getattr(b, what) for a, b in pairs))
 
     def result(self, row: str, clients: int, ours: str, base: str, *checks: Check) -> Result:
         return Result(
@@ -121,7 +121,9 @@ class Rounds:
             self.numbers(),
             ours,
             base,
-            *(self.ratio(what, ours, base) for what in ("calls_per_s", "p50_ms", "p99_ms")),
+            self.ratio("calls_per_s", ours, base),
+            self.ratio("p50_ms", ours, base),
+            self.ratio("p99_ms", ours, base),
             checks,
             self.problems,
         )

@@ -55,12 +55,12 @@ def on_ray(seconds: float, *, actors: bool) -> dict[str, float]:
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
     if actors:
 
-        @ray.remote
         class Stage:
             def stamp(self, stamps: list[float]) -> list[float]:
                 return stamp(None, stamps)
 
-        stages = [Stage.remote().stamp for _ in range(3)]
+        remote: Any = ray.remote(Stage)
+        stages = [remote.remote().stamp for _ in range(3)]
     else:
         stages = [ray.remote(lambda stamps: stamp(None, stamps))] * 3
 

@@ -73,9 +73,10 @@ def ingress_counts(ip: str) -> dict[str, int]:
 class Scheduler:
     """A group on an address of its own, with a Ray cluster of its own, by default without executors."""
 
-    def __init__(self, ip: str, executors: int = 0) -> None:
+    def __init__(self, ip: str, executors: int = 0, *options: str) -> None:
         self.ip = ip
         self.command = ["ray-sched", "up", "--host", ip, "--layout", "wide", "--executors", str(executors)]
+        self.command += options
         self._log = tempfile.NamedTemporaryFile("w+", prefix="ray-sched-bench-", suffix=".log")  # noqa: SIM115
         program = Path(sys.executable).parent / self.command[0]
         began = time.monotonic()
@@ -121,6 +122,13 @@ class Scheduler:
             return status_of(self.ip)
         except NoReplyError as error:
             raise NoReplyError(f"{error}; {self.log()}") from None
+
+    def await_executors(self, count: int) -> None:
+        """Until so many have reported. Raises NoReplyError."""
+        deadline = time.monotonic() + START_S
+        while self.known()[0] < count:
+            if time.monotonic() > deadline:
+                raise NoReplyError(f"fewer than {count} executors within {START_S:g} s; {self.log()}")
 
     def fill(self) -> None:
         """Register the functions and create the DAGs of the loads; the executors have to be there."""

@@ -29,6 +29,7 @@ SCHEDULER_IP: Final = "127.0.17.81"
 CALLS: Final = 10
 """In each round, of each kind."""
 FUNCTIONS: Final = 50
+EXECUTORS: Final = 2
 
 Held = dict[str, tuple[float, int]]
 """Megabytes of memory and open files of each process."""
@@ -36,16 +37,17 @@ Held = dict[str, tuple[float, int]]
 
 def one_round(number: int, statuses: zmq.SyncSocket) -> int:
     """One client's life; how many calls succeeded."""
-    executor = {"ip": f"127.0.17.{100 + number % 100}", "tid": number % 10}
+    executor = internal_pb2.ThreadStatus(ip=f"127.0.17.{100 + number % 100}", tid=number % 10)
     with ray_sched.connect(SCHEDULER_IP) as client:
         function, dag = f"soak_{number % FUNCTIONS}", f"soak_dag_{number}"
         client.register(lambda _, x: x + 1, function)
         client.register_dag(dag, [function])
-        statuses.send(
-            internal_pb2.ThreadStatus(**executor, functions=["other"], running=True).SerializeToString()
-        )
+        executor.functions.append("other")
+        executor.running = True
+        statuses.send(executor.SerializeToString())
         called = sum(_call(client, dag, function, turn) for turn in range(CALLS))
-        statuses.send(internal_pb2.ThreadStatus(**executor, running=False).SerializeToString())
+        executor.running = False
+        statuses.send(executor.SerializeToString())
         client.delete_dag(dag)
     return called
 
@@ -73,10 +75,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0)
     seconds = parser.parse_args().seconds
     with ExitStack() as running:
-        scheduler = running.enter_context(Scheduler(SCHEDULER_IP, "--executors", "2"))
+        scheduler = running.enter_context(Scheduler(SCHEDULER_IP, executors=EXECUTORS))
         context = running.enter_context(zmq.Context())
         statuses = running.enter_context(context.socket(zmq.PUSH))
         statuses.connect(tcp(SCHEDULER_IP, STATUS))
+        scheduler.await_executors(EXECUTORS)
         began = time.monotonic()
         before, first_round = Held(), 0
         rounds = called = 0

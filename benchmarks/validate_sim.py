@@ -208,8 +208,7 @@ def compare(policy: str, file: str, shares: Sequence[float]) -> list[dict[str, A
     rows = []
     with ExitStack() as running:
         client = running.enter_context(closing(Client(functions)))
-        options = ("--executors", str(LOAD.executors), "--config", file)
-        running.enter_context(Scheduler(IP, *options))
+        running.enter_context(Scheduler(IP, LOAD.executors, "--config", file))
         client.await_executors(LOAD.executors)
         with ray_sched.connect(IP) as registering:
             for function in functions:
