@@ -2,6 +2,7 @@
 #   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
 #   make check   style, types, generated code          make bench   the benchmarks
 #   make test-local  what is about Ray's local mode, with the last Ray that has one
+#   make test-metrics  the metrics, as Prometheus gets them with ray[default]
 #   make faults  kill processes for SECONDS=120, and simulate SEEDS=100 groups, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
 #   make fuzz    nonsense to every port (SECONDS=60 for each kind of port)
@@ -14,24 +15,29 @@ BIN := $(VENV)/bin
 LOCAL_VENV := .venv-ray253
 LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py
 
+METRICS_VENV := .venv-metrics
+
 PROTO_VENV := .venv-proto
 PROTO_PACKAGES := "grpcio-tools==1.62.3" "setuptools<81"
 PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test test-local faults check proto bench bench-quick fuzz soak clean
+.PHONY: demo test test-local test-metrics faults check proto bench bench-quick fuzz soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# Twice: what is about Ray's local mode with the last Ray that has one, then everything with the Ray that is installed.
-test: $(if $(ARGS),,test-local) $(VENV)/.installed-dev
+# Ray's local mode with the last Ray that has one, the metrics with ray[default]; then everything with plain ray.
+test: $(if $(ARGS),,test-local test-metrics) $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
 # That version of Ray leaves files open.
 test-local: $(LOCAL_VENV)/.installed
 	$(LOCAL_VENV)/bin/python -m pytest -q -W ignore::ResourceWarning $(LOCAL_TESTS)
+
+test-metrics: $(METRICS_VENV)/.installed
+	$(METRICS_VENV)/bin/python -m pytest -q tests/metrics
 
 faults: export SECONDS ?= 120
 faults: export SEED ?= 1
@@ -65,14 +71,14 @@ soak: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),300)
 
 clean:
-	rm -rf .venv $(LOCAL_VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LOCAL_VENV) $(METRICS_VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some systems ship Python without what makes an environment with a pip of its own.
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
-		$(PYTHON) -m venv --clear --without-pip $(VENV) && \
-		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+%/bin/python:
+	$(PYTHON) -m venv $* 2>/dev/null || { \
+		$(PYTHON) -m venv --clear --without-pip $* && \
+		$(PYTHON) -m pip --python $@ install --quiet pip; }
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
@@ -86,12 +92,14 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@touch $@
 
-$(LOCAL_VENV)/.installed: pyproject.toml
-	$(MAKE) --no-print-directory VENV=$(LOCAL_VENV) $(LOCAL_VENV)/bin/python
-	$(LOCAL_VENV)/bin/python -m pip install --quiet "ray==2.53.*" --editable ".[dev]"
+$(LOCAL_VENV)/.installed: pyproject.toml | $(LOCAL_VENV)/bin/python
+	$(LOCAL_VENV)/bin/python -m pip install --quiet "ray==2.53.*" --editable ".[test]"
 	@touch $@
 
-$(PROTO_VENV)/.installed:
-	$(MAKE) --no-print-directory VENV=$(PROTO_VENV) $(PROTO_VENV)/bin/python
+$(METRICS_VENV)/.installed: pyproject.toml | $(METRICS_VENV)/bin/python
+	$(METRICS_VENV)/bin/python -m pip install --quiet "ray[default]" --editable ".[test]"
+	@touch $@
+
+$(PROTO_VENV)/.installed: | $(PROTO_VENV)/bin/python
 	$(PROTO_VENV)/bin/python -m pip install --quiet $(PROTO_PACKAGES)
 	@touch $@

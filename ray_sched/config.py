@@ -252,6 +252,11 @@ class StatsConfig:
     policy_period_s: float = setting(
         5.0, "Seconds between two updates of backoffs, call times and cached keys.", minimum=0.1
     )
+    metrics_period_s: float = setting(
+        1.0,
+        "Seconds between two publications of each actor's metrics, where ray[default] is there; 0: none.",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ray_sched.actors.messages import Decision, Event, Seen, Send
 from ray_sched.config import SchedulerConfig
 from ray_sched.core.executors import Address
 from ray_sched.errors import NoResourcesError
+from ray_sched.metrics import Histogram
 from ray_sched.wire import ports
 from ray_sched.wire.codec import Reply, refusal
 
@@ -99,6 +100,7 @@ class RequestForwarding:
         self._kinds = {port: kinds[method] for port, method in METHODS.items()}
         self._cookies = itertools.count()
         self._waiting: dict[int, Forwarded] = {}
+        self.took = Histogram("forwarded")
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -161,6 +163,7 @@ class RequestForwarding:
             gone = NoResourcesError(f"the scheduler is not there, try again: {error}")
             self._refuse(request, refusal(gone))
             return
+        self.took.observe(now - (request.deadline - request.timeout_s))
         self._note(decision.sends, now)
         self._out.put_all(decision.sends)
         for address, message in decision.pushes:

@@ -20,7 +20,8 @@ from ray_sched.actors.messages import Send
 from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER
 from ray_sched.core.executors import Address, Executor
 from ray_sched.errors import BadMessageError, RaySchedError
-from ray_sched.wire.codec import WANTS_REASON, Reply, refusal
+from ray_sched.metrics import REFUSED
+from ray_sched.wire.codec import WANTS_REASON, Reply, error_name, refusal
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import Layout, tcp
 from ray_sched.wire.sockets import (
@@ -112,6 +113,7 @@ def request_handler(
             except RaySchedError as error:
                 counts["refused"] += 1
                 reply = refusal(error)
+                counts[f"{REFUSED}{error_name(reply)}"] += 1
             except Exception as error:  # a fault of ours: it costs this request and no other
                 log.exception("a request failed")
                 counts["failed"] += 1

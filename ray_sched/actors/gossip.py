@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +20,12 @@ import zmq
 
 from ray_sched.actors import names
 from ray_sched.actors.link import Link
+from ray_sched.actors.metering import Metering
 from ray_sched.actors.process import prepare_process
 from ray_sched.config import Config
 from ray_sched.core.peers import Peers, locations_in, status_message
 from ray_sched.errors import RaySchedError
+from ray_sched.metrics import Sample
 from ray_sched.wire import internal_pb2, ports, shared_pb2
 from ray_sched.wire.codec import parse
 from ray_sched.wire.curve import Keys
@@ -55,9 +59,12 @@ class GossipActor:
         self._lock = threading.Lock()
         self._peers = Peers(config.host)
         self.counts: Counter[str] = Counter()
+        self._heard_at: float | None = None
+        """When a peer last told something."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gossip", daemon=True)
         self._thread.start()
+        self._metering = Metering(config, "gossip", self._samples)
 
     # --- the actor's methods ---
 
@@ -113,12 +120,23 @@ class GossipActor:
         return {"pid": os.getpid(), "peers": peers, "counts": dict(self.counts)}
 
     def stop(self) -> None:
+        self._metering.stop()
         self._stopping.set()
         self._thread.join(5.0)
 
     # --- inside ---
 
+    def _samples(self) -> Iterator[Sample]:
+        with self._lock:
+            peers = len(self._peers.hosts()) + len(self._siblings)
+        yield Sample("peers", peers)
+        for direction in ("taken", "sent", "unsent"):
+            yield Sample("gossip_updates", self.counts[f"updates_{direction}"], (direction,))
+        if self._heard_at is not None:
+            yield Sample("gossip_age_seconds", time.monotonic() - self._heard_at)
+
     def _take(self, message: internal_pb2.SchedulerStatus) -> None:
+        self._heard_at = time.monotonic()
         locations = locations_in(message)
         if locations:
             self._policy.tell("merge_locations", locations)

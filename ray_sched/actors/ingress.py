@@ -18,6 +18,7 @@ import ray
 from ray_sched.actors import local_mode, names
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.messages import Send
+from ray_sched.actors.metering import Metering
 from ray_sched.actors.process import leave_for_restart, prepare_process
 from ray_sched.actors.telling import Account
 from ray_sched.config import Config
@@ -39,6 +40,7 @@ class IngressActor:
         self._config = config
         self._loop = loop(config, on_failure=leave_for_restart)
         self._loop.start()
+        self._metering = Metering(config, "ingress", self._loop.samples)
         if not local_mode.is_on():
             # What was loaded until now stays: no collection has to look through it while calls wait.
             gc.collect()
@@ -76,6 +78,7 @@ class IngressActor:
         return self._loop.why(name)
 
     def stop(self) -> None:
+        self._metering.stop()
         self._loop.stop()
 
     def _in_loop(self, action: Callable[[float], None]) -> None:

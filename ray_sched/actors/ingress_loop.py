@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import zmq
@@ -39,6 +39,7 @@ from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.lost_calls import LostCalls, destination_of
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen, Suspected
+from ray_sched.actors.metering import is_wanted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
@@ -52,9 +53,10 @@ from ray_sched.core.policies import load_policy
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import BadMessageError, NoResourcesError, RaySchedError
 from ray_sched.logs import Complaints, fields, teller
+from ray_sched.metrics import REFUSED, Histogram, Sample, refusals
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
-from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, parse
+from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, error_name, parse
 from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
 from ray_sched.wire.sockets import batching_context, bind
@@ -65,6 +67,13 @@ MAX_FUNCTIONS: Final = 10_000
 """Functions that one executor may say it holds."""
 FAREWELL_MS: Final = 100
 """How long what was sent to an executor just before it left may still be on its way out, in milliseconds."""
+CALL_KINDS: Final = {
+    "function": "calls",
+    "dag": "dag_calls",
+    "queued": "queued_calls",
+    "continuation": "continuations",
+}
+"""What metrics call the kinds of call, and how they are counted here."""
 SWEEP_S: Final = 0.05
 PINNING: Final = ("pin", "unpin")
 POLL_S: Final = 0.02
@@ -122,6 +131,9 @@ class IngressLoop:
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._asked_whole_at = float("-inf")
         self._stopping = threading.Event()
+        self._placed = 0
+        """Calls that were decided here."""
+        self._turns = Histogram("turn")
 
         self._context: zmq.Context[zmq.Socket[bytes]] = batching_context()
         self._keys = Keys.of_group(config.security.curve)
@@ -183,6 +195,22 @@ class IngressLoop:
             "waiting_calls": sum(map(len, self._backlogs.values())),
             "loop_alive": self._thread.is_alive(),
         }
+
+    def samples(self) -> Iterator[Sample]:
+        """Its metrics. From any thread."""
+        counts = dict(self.counts)
+        for kind, key in CALL_KINDS.items():
+            yield Sample("calls", counts.get(key, 0), (kind,))
+        yield Sample("forwarded", counts.get("forwarded", 0))
+        yield from refusals(counts)
+        yield Sample("errors", counts.get("failed", 0), ("failed",))
+        dropped = sum(number for key, number in counts.items() if key.startswith("dropped_"))
+        yield Sample("errors", dropped, ("dropped",))
+        yield from self._turns.samples()
+        yield from self._forwarding.took.samples()
+        if self.synced.is_set():
+            yield Sample("table_age_seconds", self._replica.age_s(time.monotonic()))
+        yield Sample("waiting_requests", len(self._forwarding))
 
     def why(self, name: str) -> Account:
         """What is remembered under that name. From any thread."""
@@ -250,6 +278,7 @@ class IngressLoop:
 
     def _run(self) -> None:
         next_sweep = next_tick = next_flush = 0.0
+        placed, measured = 0, is_wanted(self._config)
         readiness = self._readiness
         try:
             while not self._stopping.is_set():
@@ -263,6 +292,9 @@ class IngressLoop:
                     if self._handlers[socket](socket, now):
                         readiness.check(socket)
                     self.out.flush()
+                if measured and self._placed != placed:  # one look at the clock for all that came at once
+                    self._turns.observe(time.monotonic() - now, self._placed - placed)
+                    placed = self._placed
                 self._events.flush_if_due(now)
                 if now >= next_sweep:
                     self._forwarding.sweep(now)
@@ -352,6 +384,7 @@ class IngressLoop:
     def _carry_out(
         self, dispatched: Dispatched, now: float, to: Destination, continued: bool = False
     ) -> Reply:
+        self._placed += 1
         # Before anybody hears that it is taken: whatever ends now, somebody knows of it.
         executors = tuple([executor.address for executor, _, _ in dispatched.sends])
         self._lost.note((now, executors, tuple(to), continued))
@@ -368,6 +401,7 @@ class IngressLoop:
         """The reply to a request that was forwarded."""
         if reply.reason:
             self.counts["refused"] += 1
+            self.counts[f"{REFUSED}{error_name(reply)}"] += 1
         if peer is not None:
             self._reply(peer, reply)
         elif reply.reason:

@@ -11,6 +11,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -31,6 +32,7 @@ from ray_sched.actors.messages import (
     StatusSeen,
     Suspected,
 )
+from ray_sched.actors.metering import Metering
 from ray_sched.actors.pin_record import PinRecord
 from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.actors.telling import Account, account
@@ -43,6 +45,7 @@ from ray_sched.core.replication import Publisher, Update
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.logs import teller
+from ray_sched.metrics import Sample
 from ray_sched.runtime_folder import runtime_file
 from ray_sched.wire import internal_pb2, shared_pb2
 from ray_sched.wire.codec import parse
@@ -119,6 +122,7 @@ class PolicyActor:
             target=keep_alive, args=(self._run,), name="policy-ticker", daemon=True
         )
         self._ticker.start()
+        self._metering = Metering(config, "policy", self._samples)
 
     # --- the actor's methods ---
 
@@ -273,6 +277,7 @@ class PolicyActor:
 
     def stop(self) -> None:
         self._stopping.set()
+        self._metering.stop()
         self._ticker.join(5.0)
         self._capacity.stop(STOP_S)
         self._kvs.close()
@@ -280,6 +285,27 @@ class PolicyActor:
             self._record.close()
 
     # --- inside ---
+
+    def _samples(self) -> list[Sample]:
+        with self._lock:
+            executors = Counter(
+                (
+                    "overloaded" if executor.overloaded else "free" if executor.free else "holding",
+                    "gpu" if executor.gpu else "cpu",
+                )
+                for executor in self._table.executors.values()
+            )
+            pins = sum(map(len, self._pinning.pins.values()))
+            missing = sum(map(len, self._pinning.missing().values()))
+        return [
+            Sample("pins", pins),
+            Sample("missing_pins", missing),
+            *(
+                Sample("executors", executors[state, kind], (state, kind))
+                for state in ("free", "holding", "overloaded")
+                for kind in ("cpu", "gpu")
+            ),
+        ]
 
     def _believed(self, locations: list[tuple[str, Address]]) -> list[tuple[str, Address]]:
         """Those of known executors, and of such as can be ones and have room in the table."""

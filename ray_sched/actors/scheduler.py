@@ -12,8 +12,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
@@ -26,6 +28,7 @@ from ray_sched.actors.ingresses import Ingresses
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.lost_calls import settle
 from ray_sched.actors.messages import Booked, Decision, Pinned, Send
+from ray_sched.actors.metering import Metering
 from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
 from ray_sched.actors.telling import Account, account
@@ -50,15 +53,23 @@ from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import MultiCausal
 from ray_sched.logs import fields, teller
 from ray_sched.messages import DagFunction, build_dag, build_function
+from ray_sched.metrics import REFUSED, Histogram, Sample, refusals
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
-from ray_sched.wire.codec import OK, Reply, accepted, parse, parse_text, refusal
+from ray_sched.wire.codec import OK, Reply, accepted, error_name, parse, parse_text, refusal
 from ray_sched.wire.curve import Keys
 
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 AGAIN_S: Final = 0.5
+CALL_KINDS: Final = {
+    ports.FUNCTION_CALL: "function",
+    ports.DAG_CALL: "dag",
+    ports.CALL_QUEUE: "queued",
+    ports.CONTINUATION: "continuation",
+}
+"""What metrics call the kinds of call."""
 """After which a DAG that found no room is tried again, where its creator waits."""
 
 
@@ -126,10 +137,13 @@ class SchedulerActor:
         self._recovered = threading.Event()
         self._fresh = threading.Event()
         self._stopping = threading.Event()
+        self._counts: Counter[str] = Counter()
+        self._pin_time, self._create_time = Histogram("pin"), Histogram("create")
         self._heart = threading.Thread(
             target=keep_alive, args=(self._run,), name="scheduler-heart", daemon=True
         )
         self._heart.start()
+        self._metering = Metering(config, "scheduler", self._samples)
 
     # --- what an ingress forwards ---
 
@@ -173,6 +187,7 @@ class SchedulerActor:
     def _decide(self, port: int, body: bytes) -> Decision:
         now = time.monotonic()
         with self._lock:
+            self._counts[CALL_KINDS[port]] += 1
             self._check_may_decide(now)
             if port == ports.DAG_CALL:
                 dispatched = self._dispatcher.call_dag(parse(cb.DagCall, body), now, time.time())
@@ -290,6 +305,7 @@ class SchedulerActor:
         self._requests.note(time.monotonic(), (name,), what, name, *facts)
 
     def _create_dag(self, dag: cb.Dag, num_replicas: int) -> None:
+        began = time.monotonic()
         self._wait_recovered()
         replicas = num_replicas or self._config.scheduler.num_replicas
         if not self._registry.has_dag(dag.name):
@@ -314,11 +330,13 @@ class SchedulerActor:
             self._publisher.set_dag(dag.name, dag.SerializeToString())
         self._gossip.tell("dag_created", dag.name)
         self._publish_and_wait()
+        self._create_time.observe(time.monotonic() - began)
 
     def _pin(self, dag: cb.Dag, replicas: int) -> Pinned:
         timeout_s = self._config.scheduler.request_timeout_s
         # The Policy ends it in time itself; the margin is for the call.
-        deadline = time.monotonic() + timeout_s * 0.8
+        began = time.monotonic()
+        deadline = began + timeout_s * 0.8
         try:
             pinned: Pinned = self._policy.get(
                 "pin_dag", dag.name, pin_requests(dag, replicas), deadline, timeout_s=timeout_s
@@ -327,6 +345,7 @@ class SchedulerActor:
             raise
         except RaySchedError as error:  # it is being started anew
             raise NoResourcesError(f"DAG {dag.name!r} was not created, try again: {error}") from error
+        self._pin_time.observe(time.monotonic() - began)
         if pinned.reason:
             raise NoResourcesError(f"DAG {dag.name!r} was not created: {pinned.reason}")
         return pinned
@@ -555,7 +574,8 @@ class SchedulerActor:
 
         Raises BadMessageError, KvsError, TimedOutError.
         """
-        self.create_function(build_function(function, name))
+        with self._counting_refusals():
+            self.create_function(build_function(function, name))
         return name
 
     @ray.method(concurrency_group="api")
@@ -577,13 +597,14 @@ class SchedulerActor:
         """
         dag = build_dag(name, functions, connections, colocated)
         until = time.monotonic() + timeout_s
-        while True:
-            try:
-                self.create_dag(dag, num_replicas)
-                return name
-            except NoResourcesError:
-                if time.monotonic() + AGAIN_S > until or self._stopping.wait(AGAIN_S):
-                    raise
+        with self._counting_refusals():
+            while True:
+                try:
+                    self.create_dag(dag, num_replicas)
+                    return name
+                except NoResourcesError:
+                    if time.monotonic() + AGAIN_S > until or self._stopping.wait(AGAIN_S):
+                        raise
 
     @ray.method(concurrency_group="api")
     def call(self, name: str, *args: Any, timeout_s: float | None = None) -> RemoteValue:
@@ -606,7 +627,8 @@ class SchedulerActor:
     @ray.method(concurrency_group="api")
     def delete_dag(self, name: str) -> None:
         """Raises NoSuchDagError, KvsError, TimedOutError."""
-        self.remove_dag(name)
+        with self._counting_refusals():
+            self.remove_dag(name)
 
     @ray.method(concurrency_group="api")
     def list(self, prefix: str = "") -> list[str]:
@@ -625,7 +647,8 @@ class SchedulerActor:
 
     def _place(self, call: cb.FunctionCall | cb.DagCall, failed: Callable[[BaseException], None]) -> None:
         now = time.monotonic()
-        with self._lock:
+        with self._lock, self._counting_refusals():
+            self._counts["python"] += 1
             self._check_may_decide(now)
             if isinstance(call, cb.DagCall):
                 dispatched = self._dispatcher.call_dag(call, now, time.time())
@@ -639,6 +662,16 @@ class SchedulerActor:
                 failed(NoResourcesError(f"the ingress is not there to send the call, try again: {error}"))
 
         self._ingresses.front.ask("send", sends).add_done_callback(sent)
+
+    @contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        """Of what Python programs ask for; the ingress counts those on the wire."""
+        try:
+            yield
+        except RaySchedError as error:
+            with self._lock:
+                self._counts[f"{REFUSED}{error_name(refusal(error))}"] += 1
+            raise
 
     # --- for the group ---
 
@@ -674,8 +707,21 @@ class SchedulerActor:
                 "table_age_s": round(self._replica.age_s(now), 3),
             }
 
+    def _samples(self) -> Iterator[Sample]:
+        with self._lock:
+            functions, dags = len(self._registry.functions()), len(self._registry.dags())
+            counts = dict(self._counts)
+        yield Sample("functions", functions)
+        yield Sample("dags", dags)
+        for kind in (*CALL_KINDS.values(), "python"):
+            yield Sample("calls", counts.get(kind, 0), (kind,))
+        yield from refusals(counts)
+        yield from self._pin_time.samples()
+        yield from self._create_time.samples()
+
     def stop(self) -> None:
         self._stopping.set()
+        self._metering.stop()
         self._heart.join(5.0)
         self._lane.close()
         self._python.close()

@@ -84,6 +84,12 @@ def refusal(error: Exception) -> Reply:
     return Reply(cb.GenericResponse(error=code).SerializeToString(), str(error) or type(error).__name__)
 
 
+def error_name(reply: Reply) -> str:
+    """The protocol's name of what a refusal says, such as `NO_RESOURCES`."""
+    response = cb.GenericResponse.FromString(reply.body)
+    return cb.CloudburstError.Name(response.error)
+
+
 def parse(kind: type[M], body: bytes) -> M:
     """Raises BadMessageError."""
     try:
