@@ -239,7 +239,9 @@ def main() -> int:
     parser.add_argument(
         "--quick-health-checks", action="store_true", help="Ray looks at its nodes every 0.5 s"
     )
-    parser.add_argument("--only", default="", help="only the parts whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="only the parts whose name contains one of these, as in a,b"
+    )
     options = parser.parse_args()
     stage = Stage(options.quick_health_checks)
     load = Load(stage.client)
@@ -253,7 +255,7 @@ def main() -> int:
         }
         kinds |= {"executor": stage.kill_executor, "node": stage.cut_node}
         for kind, kill in kinds.items():
-            if options.only not in kind:
+            if not any(part in kind for part in options.only.split(",")):
                 continue
             deaths = []
             for _ in range(options.rounds):
