@@ -40,7 +40,7 @@ class IngressActor:
         self._config = config
         self._loop = loop(config, on_failure=leave_for_restart)
         self._loop.start()
-        self._metering = Metering(config, "ingress", self._loop.samples)
+        self._metering = Metering(config, role, self._loop.samples)
         if not local_mode.is_on():
             # What was loaded until now stays: no collection has to look through it while calls wait.
             gc.collect()
