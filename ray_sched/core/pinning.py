@@ -582,6 +582,8 @@ class Pinning(Placing):
         strays = [pin for pin in self._strays.pop(address) if pin.function in functions]
         effects: list[Effect] = []
         for pin in strays:
+            if not self._local and self._is_held(address, pin.function):
+                continue  # one DAG has it already, and there is one function to have
             for dag in [pin.dag] if pin.dag else list(self._lost):
                 lost = self._lost.get(dag, [])
                 missed = next((entry for entry in lost if entry[0].function == pin.function), None)
