@@ -138,13 +138,21 @@ class Pinning(Placing):
         for request in requests:
             for executor in self._table.functions.get(request.function, ()):
                 mine = self._holds(dag, request.function, executor.address)
-                if not mine and (self._local or not self._is_held(executor.address, request.function)):
+                if not mine and self._has_room_for(executor.address, request.function):
                     held.append(Pin(dag, request.function, executor.address))
                     effects += self.ledger.want(held[-1])
                     break
             else:
                 self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
         return effects
+
+    def _has_room_for(self, address: Address, function: str) -> bool:
+        """Whether one more DAG may have the function that the executor holds."""
+        if self._local:
+            # Ray counts each DAG's pin, whether or not it is known by now that it does so here.
+            there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
+            return not self._capacity or there < self._capacity
+        return not self._is_held(address, function)
 
     def recall(self, asked: Iterable[tuple[Address, str]], now: float) -> None:
         """Begin, after a restart, with what executors were told to pin before it.
@@ -582,8 +590,8 @@ class Pinning(Placing):
         strays = [pin for pin in self._strays.pop(address) if pin.function in functions]
         effects: list[Effect] = []
         for pin in strays:
-            if not self._local and self._is_held(address, pin.function):
-                continue  # one DAG has it already, and there is one function to have
+            if not self._has_room_for(address, pin.function):
+                continue  # one DAG has it already
             for dag in [pin.dag] if pin.dag else list(self._lost):
                 lost = self._lost.get(dag, [])
                 missed = next((entry for entry in lost if entry[0].function == pin.function), None)
