@@ -137,8 +137,7 @@ class Pinning(Placing):
         held = self.pins.setdefault(dag, [])
         for request in requests:
             for executor in self._table.functions.get(request.function, ()):
-                mine = self._holds(dag, request.function, executor.address)
-                if not mine and self._has_room_for(executor.address, request.function):
+                if self._may_take_over(dag, request.function, executor.address):
                     held.append(Pin(dag, request.function, executor.address))
                     effects += self.ledger.want(held[-1])
                     break
@@ -146,13 +145,14 @@ class Pinning(Placing):
                 self._lost.setdefault(dag, []).append((request, now + REPAIR_PAUSE_S))
         return effects
 
-    def _has_room_for(self, address: Address, function: str) -> bool:
-        """Whether one more DAG may have the function that the executor holds."""
-        if self._local:
-            # Ray counts each DAG's pin, whether or not it is known by now that it does so here.
-            there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
-            return not self._capacity or there < self._capacity
-        return not self._is_held(address, function)
+    def _may_take_over(self, dag: str, function: str, address: Address) -> bool:
+        """Whether the DAG may have the function that the executor holds, beside those that have it."""
+        if not self._local:
+            return not self._is_held(address, function)
+        # Ray counts each DAG's pin, whether or not it is known by now that it does so here.
+        there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
+        has_room = not self._capacity or there < self._capacity
+        return has_room and not self._holds(dag, function, address)
 
     def recall(self, asked: Iterable[tuple[Address, str]], now: float) -> None:
         """Begin, after a restart, with what executors were told to pin before it.
@@ -590,19 +590,15 @@ class Pinning(Placing):
         strays = [pin for pin in self._strays.pop(address) if pin.function in functions]
         effects: list[Effect] = []
         for pin in strays:
-            if not self._has_room_for(address, pin.function):
-                continue  # one DAG has it already
             for dag in [pin.dag] if pin.dag else list(self._lost):
                 lost = self._lost.get(dag, [])
                 missed = next((entry for entry in lost if entry[0].function == pin.function), None)
-                if missed is not None:
+                if missed is not None and self._may_take_over(dag, pin.function, address):
                     lost.remove(missed)
                     if not lost:
                         del self._lost[dag]
                     self.pins[dag].append(Pin(dag, pin.function, address))
                     effects += self.ledger.want(self.pins[dag][-1])
-                    if not self._local:
-                        break
         left = dict.fromkeys(pin.function for pin in strays if not self._is_held(address, pin.function))
         for function in left:
             effects += self._unpin(address, function, now)

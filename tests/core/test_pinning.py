@@ -696,16 +696,21 @@ def test_an_executor_that_reports_after_the_dags_are_known_gives_its_pin_back() 
     assert c.pinning.pins == {"one": [Pin("one", "f", A)], "two": [Pin("two", "f", A)]}
 
 
-def test_after_a_restart_two_dags_of_one_function_do_not_get_the_same_executor() -> None:
-    c = Cluster()
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("reported", [(), (A,), (A, B)], ids=len)
+def test_after_a_restart_two_dags_of_one_function_do_not_get_the_same_executor(
+    local: bool, reported: tuple[Address, ...]
+) -> None:
+    c = Cluster(local=local, capacity=1)
     c.pinning.recall([(A, "f"), (B, "f")], c.now)
-    c.status(A, "f")
+    for address in reported:
+        c.status(address, "f")
     c.pinning.reconcile({"one": [PinRequest("f")], "two": [PinRequest("f")]}, [], c.now, c.now)
-    c.status(A, "f")
-    assert c.pinning.pins["one"] == [Pin("one", "f", A)]
-    assert not c.pinning.pins["two"]
-    assert c.status(B, "f") == []
-    assert c.pinning.pins["two"] == [Pin("two", "f", B)]
+    for address in (A, B):
+        assert c.status(address, "f") == []
+    taken = {pin.address for dag in ("one", "two") for pin in c.pinning.pins[dag]}
+    assert [len(c.pinning.pins[dag]) for dag in ("one", "two")] == [1, 1]
+    assert taken == {A, B}
 
 
 def test_an_unpin_that_nobody_heard_is_made_good_though_no_status_changes() -> None:
