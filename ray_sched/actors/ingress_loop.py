@@ -360,7 +360,11 @@ class IngressLoop:
             self._forwarding.forward(ports.CALL_QUEUE, body, None, now)
             return
         self.counts["queued_calls"] += 1
-        dispatched = self._dispatcher.call(call, now)
+        try:
+            dispatched = self._dispatcher.call(call, now)
+        except RaySchedError:
+            self._refused_unheard(ports.CALL_QUEUE, body)
+            raise
         self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
 
     def _on_continuation(self, body: bytes, now: float) -> None:

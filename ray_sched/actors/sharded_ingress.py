@@ -71,6 +71,7 @@ class FrontLoop(IngressLoop):
         elif self._passing.begin([b"", body], self._near(parse(cb.FunctionCall, body))):
             self.counts["passed_on"] += 1
         else:
+            self._refused_unheard(ports.CALL_QUEUE, body)
             raise NoResourcesError("no ingress shard takes the call")
 
     def _near(self, call: cb.FunctionCall) -> int | None:
@@ -160,6 +161,8 @@ class ShardLoop(IngressLoop):
                     self.counts["passed_on"] += 1
                     return None
             if not may_decide:
+                if peer is None:
+                    self._refused_unheard(ports.CALL_QUEUE, body)
                 raise NoResourcesError("no ingress shard has a valid lease: try again")
         if peer is not None:
             return super()._on_call(body, peer, now)

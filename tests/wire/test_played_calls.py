@@ -319,6 +319,15 @@ def test_the_storage_tier_names_no_executor_that_is_known(stage: Stage) -> None:
     assert executor.wait_for("call")[0].response_key == "any"
 
 
+def test_a_queued_call_that_nobody_can_take_stores_an_error_value(stage: Stage, anna: AnnaClient) -> None:
+    key = stage.name("result")
+    PlayedStorageTier(stage.pusher).call(stage.scheduler_ip, stage.function(), [], response_key=key)
+    value = decode(messages.VALUE, anna.wait_for_lww(key))
+    text, response = pickle.loads(value.body)
+    assert text.startswith("ERROR")
+    assert decode(messages.GENERIC_RESPONSE, response).error == messages.EXECUTION_ERROR
+
+
 # --- where references lie ---
 
 

@@ -24,9 +24,11 @@ from tests.wire.players import (
     until,
 )
 from tests.wire.test_played_calls import (  # noqa: F401 - they run here, too
+    anna,
     test_a_call_is_forwarded_as_it_came,
     test_a_call_takes_the_executor_until_its_next_status_in_cluster_mode,
     test_a_call_without_a_response_key_gets_one,
+    test_a_queued_call_that_nobody_can_take_stores_an_error_value,
     test_an_executor_that_holds_a_function_gets_no_calls_in_cluster_mode,
     test_an_unknown_dag_is_named_so,
     test_sources_are_triggered_and_nobody_else,
