@@ -1,0 +1,146 @@
+"""A group whose store or executors do not answer in time: what was begun is undone and can be tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ray_sched.actors import names
+from ray_sched.config import Config
+from ray_sched.core.pins import PinRequest
+from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire import ports
+from tests.actors.in_process import group
+from tests.system.conftest import eventually
+from tests.wire.players import LegacyClient, PlayedAnna, PlayedExecutor, Pusher, Record, Verdict, messages
+
+HOST, STORE, NODE = "127.0.37.1", "127.0.37.2", "127.0.37.3"
+FUNCTION = "f"
+
+Actors = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pusher() -> Iterator[Pusher]:
+    pusher = Pusher()
+    yield pusher
+    pusher.close()
+
+
+@pytest.fixture(scope="module")
+def anna(pusher: Pusher) -> Iterator[PlayedAnna]:
+    anna = PlayedAnna(STORE, pusher)
+    yield anna
+    anna.close()
+
+
+@pytest.fixture(scope="module")
+def actors(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
+    config = Config(host=HOST).replace(
+        **{
+            "kvs.host": STORE,
+            "kvs.timeout_s": 0.3,
+            "kvs.retries": 1,
+            "scheduler.request_timeout_s": 2.0,
+            # So that nothing is made good by the look at all DAGs that comes once in a while.
+            "stats.policy_period_s": 600.0,
+            "executor.runtime_dir": str(tmp_path_factory.mktemp("runtime")),
+        }
+    )
+    with group(config) as actors:
+        yield actors
+
+
+@pytest.fixture
+def client(actors: Actors) -> Iterator[LegacyClient]:
+    with LegacyClient(HOST) as client:
+        assert client.create_function(FUNCTION, b"never run").success
+        yield client
+
+
+@pytest.fixture
+def executor(actors: Actors, pusher: Pusher) -> Iterator[PlayedExecutor]:
+    def known() -> bool:
+        return bool(actors[names.POLICY].status()["executors"])
+
+    def named(executor: PlayedExecutor, pin: Record) -> str:
+        return f"{executor.location}/{pin.name}"
+
+    with PlayedExecutor(NODE, 0, HOST, pusher, name_in_answers=named) as executor:
+        executor.report()
+        eventually(known, "the executor is known")
+        yield executor
+        executor.report(running=False)
+        eventually(lambda: not known(), "the executor is gone")
+
+
+def test_a_store_that_falls_silent_when_all_is_pinned_gets_the_pins_given_back(
+    client: LegacyClient, executor: PlayedExecutor, anna: PlayedAnna
+) -> None:
+    def fall_silent(pin: Record) -> Verdict:
+        anna.silent = True
+        return Verdict.ACCEPT
+
+    executor.verdict = fall_silent
+    reply = client.create_dag("dag", [FUNCTION])
+    anna.silent = False
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+    assert [unpin.name for unpin in executor.wait_for("unpin")] == [FUNCTION]
+    assert client.call_dag("dag").error == messages.NO_SUCH_DAG
+
+    executor.verdict = Verdict.ACCEPT
+    assert client.create_dag("dag", [FUNCTION]).success
+    assert client.call_dag("dag").success
+    assert client.delete_dag("dag").success
+
+
+def test_a_dag_whose_deletion_the_store_does_not_answer_goes_on_to_exist(
+    client: LegacyClient, executor: PlayedExecutor, anna: PlayedAnna
+) -> None:
+    assert client.create_dag("dag", [FUNCTION]).success
+    anna.silent = True
+    reply = client.delete_dag("dag")
+    anna.silent = False
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+    assert client.call_dag("dag").success
+    assert executor.received("unpin") == []
+    assert client.delete_dag("dag").success
+    assert client.call_dag("dag").error == messages.NO_SUCH_DAG
+
+
+def test_pins_that_are_not_answered_in_the_time_of_a_request_are_taken_back(
+    client: LegacyClient, executor: PlayedExecutor
+) -> None:
+    executor.verdict = Verdict.HOLD
+    reply = client.create_dag("dag", [FUNCTION])  # long before the pin's own time-out
+    assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+    executor.wait_for("unpin")
+    # It accepts what nobody waits for any more.
+    executor.verdict = Verdict.ACCEPT
+    assert executor.answer_held() == 1
+    executor.wait_for("unpin", 2)
+    assert client.create_dag("dag", [FUNCTION]).success
+    assert client.delete_dag("dag").success
+
+
+def test_what_was_refused_before_it_was_heard_of_does_not_happen(
+    actors: Actors, client: LegacyClient, executor: PlayedExecutor
+) -> None:
+    scheduler, past = actors[names.SCHEDULER], time.monotonic() - 0.001
+    dag = cb.Dag(name="dag", functions=[cb.Dag.FunctionReference(name=FUNCTION)]).SerializeToString()
+    function = cb.Function(name="late", body=b"never run").SerializeToString()
+    for decision in (
+        scheduler.request_dag(ports.DAG_CREATE, dag, past),
+        scheduler.request_function(ports.FUNCTION_CREATE, function, past),
+        scheduler.decide(ports.FUNCTION_CALL, cb.FunctionCall(name=FUNCTION).SerializeToString(), past),
+    ):
+        assert cb.GenericResponse.FromString(decision.reply.body).error == cb.NO_RESOURCES
+        assert decision.sends == ()
+    pinned = actors[names.POLICY].pin_dag("dag", [PinRequest(FUNCTION)], past)
+    assert pinned.pins == () and pinned.reason
+    assert client.list("late") == []
+    assert client.call_dag("dag").error == messages.NO_SUCH_DAG
+    assert executor.received("pin") == []
