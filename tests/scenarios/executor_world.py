@@ -39,6 +39,7 @@ DEFAULTS = {
     "schedule_timeout_s": 600,
     "trigger_timeout_s": 60,
     "depart_timeout_s": 30,
+    "depart_linger_s": 0,
     "limit": 1000,
 }
 
@@ -67,6 +68,7 @@ class ExecutorWorld:
             schedule_timeout_s=settings["schedule_timeout_s"],
             trigger_timeout_s=settings["trigger_timeout_s"],
             depart_timeout_s=settings["depart_timeout_s"],
+            depart_linger_s=settings["depart_linger_s"],
             limit=settings["limit"],
         )
 
