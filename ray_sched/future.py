@@ -26,7 +26,8 @@ from ray_sched.values import as_error, loads
 FIRST_PAUSE_S: Final = 0.0005
 LONGEST_PAUSE_S: Final = 0.02
 LOOK_S: Final = 1.0
-"""Between two looks for the error value of a direct response."""
+"""Between two looks for the error value of a direct response; the first comes so long after the call, and
+at once where the call is older: who waits for many lost ones does not wait so long for each."""
 
 
 class Future:
@@ -41,6 +42,7 @@ class Future:
         self._kvs = kvs
         self._pending = pending
         self._found: Lattice | bytes | None = None
+        self._look_at = time.monotonic() + LOOK_S
         if pending is not None:
             weakref.finalize(self, pending.abandon).atexit = False
 
@@ -89,11 +91,13 @@ class Future:
         assert self._pending is not None
         deadline = time.monotonic() + timeout_s
         while True:
-            left_s = deadline - time.monotonic()
+            now = time.monotonic()
+            left_s = deadline - now
             try:
-                return self._pending.result(max(0.0, min(left_s, LOOK_S)))
+                return self._pending.result(max(0.0, min(left_s, self._look_at - now)))
             except concurrent.futures.TimeoutError:
                 found = self._look(max(0.0, min(left_s, LOOK_S)))
+                self._look_at = time.monotonic() + LOOK_S
             if found is not None and is_last_resort(found) and self._pending.cancel():
                 return found
             if left_s <= 0:
