@@ -211,7 +211,7 @@ class PolicyActor:
     def locations(self) -> list[tuple[str, Address]]:
         """Who holds what, for the peers."""
         with self._lock:
-            return list(self._table.locations())
+            return list(self._table.told_locations())
 
     def ready(self) -> dict[str, Any]:
         self._recovered.wait(self._config.start_timeout_s)

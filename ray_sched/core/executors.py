@@ -85,6 +85,7 @@ class Executor:
         "fresh",
         "functions",
         "gpu",
+        "hearsay",
         "ip",
         "joined",
         "last_seen",
@@ -110,6 +111,8 @@ class Executor:
         self.functions: set[str] = set()
         self.fresh: dict[str, float] = {}
         """Pins that no status has confirmed yet, and since when."""
+        self.hearsay: set[str] = set()
+        """Functions of which peers say that it holds them, and nobody here knows it."""
         self.free = False
         self.backing_off = False
         self.backoff_until = 0.0
@@ -254,6 +257,7 @@ class ExecutorTable:
         """An executor accepted a function."""
         executor = self.executors.get(address) or self._new(address, now)
         executor.fresh[function] = now
+        executor.hearsay.discard(function)
         self._hold(executor, function)
         if not self._local:
             self._set_free(executor, False)
@@ -297,6 +301,7 @@ class ExecutorTable:
                 executor.last_seen = now  # known from peers alone: their word keeps it
             if function not in executor.functions:
                 executor.fresh[function] = now
+                executor.hearsay.add(function)
                 self._hold(executor, function)
                 if not self._local:
                     self._set_free(executor, False)
@@ -470,16 +475,27 @@ class ExecutorTable:
         return {ip for ip, _ in self.executors}
 
     def locations(self) -> Iterator[tuple[str, Address]]:
-        """Who holds what, as peers are told of it."""
+        """Who holds what."""
         for function, pool in self.functions.items():
             for executor in pool:
                 yield function, executor.address
+
+    def told_locations(self) -> Iterator[tuple[str, Address]]:
+        """The same as peers are told of it: without what is known from peers alone.
+
+        Else they would keep alive for each other what an executor has given up, and executors that are gone.
+        """
+        for function, pool in self.functions.items():
+            for executor in pool:
+                if function not in executor.hearsay:
+                    yield function, executor.address
 
     def validate(self) -> None:
         """Raise AssertionError where the parts of the table contradict each other (for tests)."""
         for address, executor in self.executors.items():
             assert address == executor.address
             assert set(executor.fresh) <= executor.functions
+            assert executor.hearsay <= executor.functions
             assert executor.entries.keys() == executor.functions
             assert executor.recent == sum(executor.buckets)
             for function in executor.functions:
@@ -510,6 +526,7 @@ class ExecutorTable:
 
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
         wanted = set(listed)
+        executor.hearsay -= wanted
         for function in wanted.intersection(executor.fresh):
             del executor.fresh[function]
         if wanted == executor.functions:
@@ -536,6 +553,7 @@ class ExecutorTable:
         executor.functions.discard(function)
         executor.entries.pop(function, None)
         executor.fresh.pop(function, None)
+        executor.hearsay.discard(function)
         pool = self.functions.get(function)
         if pool is not None:
             pool.discard(executor)

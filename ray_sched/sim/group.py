@@ -80,7 +80,7 @@ class SimulatedGroup:
 
     def gossip(self) -> internal_pb2.SchedulerStatus:
         """What peers are told."""
-        return status_message(self._plans, self.table.locations())
+        return status_message(self._plans, self.table.told_locations())
 
     def on_gossip(self, message: internal_pb2.SchedulerStatus) -> None:
         self.table.merge_locations(locations_in(message), self._clock.now)

@@ -263,6 +263,42 @@ def test_gossip_does_not_revive_an_executor_that_left() -> None:
     assert holders(t, "f") == {A}
 
 
+def test_peers_are_told_what_is_known_here_and_not_what_they_said() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.merge_locations([("f", A), ("g", A), ("f", B)], 1.0)
+    assert sorted(t.told_locations()) == [("f", A)]
+    t.pinned(A, "g", 1.5)
+    assert sorted(t.told_locations()) == [("f", A), ("g", A)]
+    t.on_status(status(B, "f"), 2.0)
+    assert sorted(t.told_locations()) == [("f", A), ("f", B), ("g", A)]
+    t.unpinned(A, "g")
+    t.merge_locations([("g", A)], 3.0)  # told before it was unpinned
+    assert sorted(t.told_locations()) == [("f", A), ("f", B)]
+
+
+def test_schedulers_do_not_keep_alive_for_each_other_what_was_given_up() -> None:
+    one, other = table(), table()
+    for t in (one, other):
+        t.on_status(status(A, "f"), 0.0)
+        t.on_status(status(A), 2.0)
+    other.merge_locations([("f", A)], 4.5)  # on its way since before it was unpinned
+    one.merge_locations([("g", B)], 4.5)  # one that a third scheduler knew, which is gone
+    for period in range(1, 5):
+        now = 5.0 * period
+        for t in (one, other):
+            t.on_status(status(A), now)
+        # Shortly before the next status: what is fresh then is left alone.
+        other.merge_locations(list(one.told_locations()), now + 4.4)
+        one.merge_locations(list(other.told_locations()), now + 4.6)
+        for second in range(5):
+            for t in (one, other):
+                t.remove_silent(now + second)
+    for t in (one, other):
+        assert holders(t, "f") == set() and free(t) == {A}
+        assert B not in t.executors
+
+
 def test_cached_keys_are_replaced_as_a_whole() -> None:
     t = table()
     t.on_status(status(A), 0.0)

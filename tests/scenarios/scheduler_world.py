@@ -448,7 +448,7 @@ class SchedulerWorld:
 
     def _do_tell(self, words: list[str]) -> None:
         """The period is over: all peers are told."""
-        message = status_message(self._registry.dags(), self._table.locations())
+        message = status_message(self._registry.dags(), self._table.told_locations())
         places = [f"{function}@{address_text(executor)}" for function, executor in locations_in(message)]
         told = " ".join([f"dags={','.join(message.dags)}", *places])
         deleted = ",".join(self._peers.recently_deleted())
