@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 2000
 ANSWER_S: Final = 2.0
-LOST: Final = "no executor could take the call, or it was lost when one or the scheduler ended; it may have run"
+LOST: Final = (
+    "no executor could take the call, or it was lost when one or the scheduler ended; it may have run"
+)
 
 
 class LostCalls:
