@@ -187,6 +187,34 @@ def test_a_continuation_whose_result_is_no_value_ends_nobody(ingress: Setting) -
     ingress.alive()
 
 
+@pytest.mark.parametrize("port", [ports.CALL_QUEUE, ports.CONTINUATION])
+def test_what_nobody_hears_a_refusal_of_is_looked_after(
+    port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a lease it is handed on; there is no Scheduler to take it, nor to write the error value yet."""
+    setting = Setting(CONFIG.replace(**{"executor.runtime_dir": str(tmp_path)}))
+    try:
+        queued = cb.FunctionCall(name="f", response_key="k")
+        continuation = cb.Continuation(name="d", id="i", call=cb.DagCall(output_key="k"))
+        message = queued if port == ports.CALL_QUEUE else continuation
+        setting.push(port, message.SerializeToString())
+        setting.counted("forwarded")
+        setting.counted("dropped_call")
+        setting.until(lambda: "calls=1 that may be lost" in caplog.text)
+    finally:
+        setting.close()
+
+
+def test_a_whole_table_has_all_the_dags_there_are(ingress: Setting) -> None:
+    ingress.lease()
+    record = ExecutorRecord(HOST, 0, False, ("f",), (), True, 0.0, time.monotonic(), 0.0, 1)
+    update = Update(2, 0, True, (record,), {}, {}, {}, time.monotonic() + 1000.0)
+    ingress.loop.mailbox.put(lambda now: ingress.loop.apply(update, now))
+    ingress.until(lambda: ingress.loop.status(time.monotonic())["dags"] == 0)
+    call = cb.FunctionCall(name="f", response_key="k").SerializeToString()
+    assert cb.GenericResponse.FromString(ingress.ask(ports.FUNCTION_CALL, call)[0]).success
+
+
 @pytest.mark.parametrize("port", ports.PUSH_PORTS)
 def test_a_pushed_message_that_does_not_parse_is_counted(ingress: Setting, port: int) -> None:
     ingress.push(port, b"\xff\xff\xff")
