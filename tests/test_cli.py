@@ -227,8 +227,7 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
     [
         ("  ray ", signal.SIGINT, 130),
         ("  policy ", signal.SIGTERM, 130),
-        ("Stop it with Ctrl-C", signal.SIGINT, 0),
-        ("Stop it with Ctrl-C", signal.SIGHUP, 0),
+        ("Stop it with Ctrl-C", signal.SIGHUP, 0),  # SIGINT: tests/faults/test_everything_killed.py
     ],
 )
 def test_a_signal_stops_everything_at_any_moment(

@@ -14,7 +14,7 @@ import pytest
 
 import ray_sched
 from ray_sched.client import Client
-from tests.commands import Up, runs
+from tests.commands import Up, assert_nothing_left, runs
 from tests.faults.history import History
 from tests.faults.workload import SEED, SETTINGS, check, settle, working
 from tests.system.conftest import eventually
@@ -89,7 +89,9 @@ def queue_calls(client: Client, history: History, what: str) -> None:
 
 
 @pytest.mark.parametrize("ray_too", WAYS, ids=lambda ray_too: "Ray, too" if ray_too else "all actors")
-def test_nothing_that_was_acknowledged_is_lost(flags: list[str], ups: list[Up], ray_too: bool) -> None:
+def test_nothing_that_was_acknowledged_is_lost(
+    flags: list[str], ups: list[Up], tmp_path: Path, ray_too: bool
+) -> None:
     group = up(flags, ups)
     history = History()
     with ray_sched.connect(HOST, timeout_s=3.0) as client:
@@ -112,3 +114,6 @@ def test_nothing_that_was_acknowledged_is_lost(flags: list[str], ups: list[Up], 
             stop.wait(2.0)
         settle(client, history)
         check(client, history)
+    ups[-1].signal(signal.SIGINT)
+    assert ups[-1].wait() == 0, ups[-1].lines
+    assert_nothing_left(tmp_path / "state", HOST)
