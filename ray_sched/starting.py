@@ -93,25 +93,30 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 def _start_in_cluster(config: Config, tell: Tell) -> int:
+    from ray_sched.actors import names
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
     entry = Running(config.host, config.group_name, config.ray_address, 0, 0)
     try:
-        running.claim(entry)
+        connect(config.ray_address, CONNECT_S)
+        # Its file may be older than this Ray cluster: the one before ended with its group, and had this address.
+        left = running.find(config.host) == entry and config.group_name not in names.roles_by_group()
+        if not left:
+            running.claim(entry)
         try:
             check_free(config)
-            connect(config.ray_address, CONNECT_S)
             Group.start(config, ready_parts(tell))
         except BaseException:
-            running.forget(entry)
+            if not left:
+                running.forget(entry)
             raise
-        finally:
-            disconnect()
     except RaySchedError as error:
         tell({"error": str(error), "code": exit_code(error)})
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        disconnect()
     tell({"ready": config.host})
     return 0

@@ -316,11 +316,16 @@ def test_a_group_in_a_ray_cluster_that_exists(
 
             settings = state / "blue.yml"
             settings.write_text("group: blue")
+            # As it is after Ray was ended, with the group, and started again at the same address.
+            file = state / f"{host}.json"
+            left = {"host": host, "group": "blue", "ray_address": cluster.address, "pid": 0, "pid_started": 0}
+            file.write_text(json.dumps(left))
             named = run("up", *there, "--executors", "0", "--detach", "--config", str(settings))
             assert named.returncode == 0, named.stderr
             with ray_sched.connect(host) as client:
                 client.register(lambda _: 1, "one")
-            file = state / f"{host}.json"
+            again = run("up", *there, "--detach", "--config", str(settings))
+            assert again.returncode == 1 and f"runs on {host} already" in again.stderr
             remembered = file.read_text()
             file.unlink()
             assert run("status", *there).returncode == 1

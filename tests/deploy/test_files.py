@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,24 @@ def test_it_installs_this_package_and_one_version_of_ray(name: str) -> None:
     assert installs
     assert cluster["file_mounts"]["/home/ubuntu/ray_sched"] == "."
     assert "deploy/group.yaml" in cluster["head_start_ray_commands"][-1]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_ray_is_found_by_whoever_logs_in(name: str, tmp_path: Path) -> None:
+    """As by `ray down`, which has no other way to end it."""
+    (path,) = (command for command in read(name)["setup_commands"] if "PATH" in command)
+    home = {**os.environ, "HOME": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run(["bash", "-c", path], env=home, check=True)
+    assert (tmp_path / ".bashrc").read_text() == "export PATH=~/venv/bin:$PATH\n"
+    found = subprocess.run(
+        ["bash", "-c", "source ~/.bashrc; echo $PATH"], env=home, check=True, capture_output=True, text=True
+    )
+    assert found.stdout.startswith(f"{tmp_path}/venv/bin:")
+
+
+def test_the_local_head_has_the_autoscaler_that_starts_all_workers() -> None:
+    assert "RAY_enable_autoscaler_v2=0" in starts(read("cluster-local.yaml"))[0]
 
 
 def test_the_node_types_offer_what_executors_and_pins_take() -> None:
