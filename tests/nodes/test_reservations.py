@@ -1,4 +1,7 @@
-"""The set of reservations is the set of pins, whatever happens, on a real cluster."""
+"""The set of reservations is the set of pins, whatever happens, on a real cluster; also of two groups.
+
+The second group is on the other node, and uses the first one's executors.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +21,36 @@ from ray.util import placement_group
 import ray_sched
 from ray_sched.actors import names, reservations
 from ray_sched.actors.group import Group
+from ray_sched.actors.reservations import address_in
 from ray_sched.client import Client
 from ray_sched.config import Config
 from tests.nodes.clusters import UNCLOSED, Nodes
-from tests.nodes.waiting import all_reserved, eventually, executors, pins, policy_status, reserved
+from tests.nodes.waiting import (
+    WAIT_S,
+    all_reserved,
+    answer,
+    eventually,
+    executors,
+    pins,
+    policy_status,
+    reserved,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240), UNCLOSED]
 
-HOST, NODE, SECOND = "127.0.15.1", "127.0.15.2", "127.0.15.3"
+HOST, NODE = "127.0.15.1", "127.0.15.2"
 CONFIG = Config(host=HOST).replace(
     **{
         "executor.count": 1,
         "executor.functions_per_executor": 1,
-        "executor.scheduler_ips": (HOST, SECOND),
+        "executor.scheduler_ips": (HOST, NODE),
         "executor.status_period_s": 0.5,
         "executor.nodes_period_s": 0.3,
         "scheduler.reservation_check_s": 0.5,
         "scheduler.reservation_timeout_s": 2.0,
         "scheduler.demand_s": 0.0,
         "stats.policy_period_s": 1.0,
+        "gossip.period_s": 0.3,
         "policy.max_recent_calls": 0,
     }
 )
@@ -122,27 +136,81 @@ def test_a_dag_that_rays_room_is_gone_for_is_refused_and_leaves_nothing(client: 
         ray.util.remove_placement_group(taken)
 
 
-def test_two_groups_reserve_on_the_same_executors_and_leave_each_others_alone(client: Client) -> None:
-    second = Group.start(CONFIG.replace(host=SECOND, **{"executor.count": 0, "kvs.host": HOST}))
+@pytest.fixture(scope="class")
+def other(client: Client) -> Iterator[Client]:
+    """A client of the second group."""
+    second = Group.start(CONFIG.replace(host=NODE, **{"executor.count": 0, "kvs.host": HOST}))
     try:
-        eventually(lambda: len(executors(SECOND)) == 3, "the second group knows the first one's executors")
-        client.register_dag("d", ["f"])
-        with ray_sched.connect(SECOND) as other:
-            other.register_dag("e", *chain("g", "h"))
-            both = pins(HOST) | pins(SECOND)
-            assert len(both) == 3 and reserved() == both
-            seen = {group: policy_status(group)["reservations"]["checks"] for group in (HOST, SECOND)}
-            eventually(
-                lambda: all(policy_status(g)["reservations"]["checks"] > n + 3 for g, n in seen.items()),
-                "both look at Ray's list again",
-            )
-            assert all_reserved() == both
-            other.delete_dag("e")
-        eventually(lambda: all_reserved() == pins(HOST), "the second group's go")
+        eventually(lambda: len(executors(NODE)) == 3, "the second group knows the first one's executors")
+        with ray_sched.connect(NODE) as other:
+            yield other
     finally:
         second.stop(STOP_S)
-    assert all_reserved() == pins(HOST) and len(executors(HOST)) == 3
-    client.delete_dag("d")
+    assert all_reserved() == set() == pins(HOST)
+    assert len(executors(HOST)) == 3
+
+
+class TestTwoGroups:
+    def test_both_reserve_on_the_same_executors_and_leave_each_others_alone(
+        self, client: Client, other: Client
+    ) -> None:
+        client.register_dag("d", ["f"])
+        other.register_dag("e", *chain("g", "h"))
+        both = pins(HOST) | pins(NODE)
+        assert len(both) == 3 and reserved() == both
+        seen = {group: policy_status(group)["reservations"]["checks"] for group in (HOST, NODE)}
+        eventually(
+            lambda: all(policy_status(g)["reservations"]["checks"] > n + 3 for g, n in seen.items()),
+            "both look at Ray's list again",
+        )
+        assert all_reserved() == both
+        other.delete_dag("e")
+        eventually(lambda: all_reserved() == pins(HOST), "the second group's go")
+        client.delete_dag("d")
+        eventually(lambda: all_reserved() == set(), "the first group's go")
+
+    @pytest.mark.parametrize(("creator", "dag"), [(HOST, "firsts"), (NODE, "seconds")])
+    def test_what_one_creates_the_other_calls_across_the_nodes_until_it_is_deleted(
+        self, client: Client, other: Client, creator: str, dag: str
+    ) -> None:
+        clients = {HOST: client, NODE: other}
+        learner = NODE if creator == HOST else HOST
+        clients[creator].register_dag(dag, *chain("f", "g", "h"))
+        assert pins(creator) == reserved() and pins(learner) == set()
+        assert {address_in(name) for name in reserved()} == {(HOST, 0), (NODE, 0), (NODE, 1)}
+        eventually(lambda: exists(clients[learner], dag), "it is learned")
+        eventually(lambda: answer(clients[learner], dag, {"f": [1]}) == 4, "and called")
+        by_name = ray_sched.get_scheduler(learner)
+        assert ray.get(by_name.call_dag.remote(dag, {"f": [1]}), timeout=WAIT_S) == 4
+        client.delete_dag(dag)  # by its creator, and the second one by the group that learned it
+        eventually(lambda: not any(exists(each, dag) for each in clients.values()), "both know it no more")
+        eventually(lambda: all_reserved() == set() == pins(creator), "nor Ray its pins")
+
+    def test_they_are_on_two_nodes_and_gossip_by_handle(self, other: Client) -> None:
+        at = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes()}
+        assert node_of(HOST) == at["127.0.0.1"] and node_of(NODE) == at[NODE]
+        # By wire are told those with an address in this list.
+        assert gossip_status(HOST)["peers"] == [f"group {NODE}"]
+        assert gossip_status(NODE)["peers"] == [f"group {HOST}"]
+
+
+def exists(client: Client, dag: str) -> bool:
+    try:
+        answer(client, dag, {"f": [1]})
+    except ray_sched.NoSuchDagError:
+        return False
+    return True
+
+
+def gossip_status(group: str) -> Any:
+    return ray.get(names.find(group, names.GOSSIP).status.remote(), timeout=WAIT_S)
+
+
+def node_of(group: str) -> Any:
+    """The id of the node that a group's Gossip is on."""
+    gossip = names.find(group, names.GOSSIP)
+    asked = gossip.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+    return ray.get(asked, timeout=WAIT_S)
 
 
 class Anything(RuleBasedStateMachine):
