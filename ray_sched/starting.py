@@ -100,7 +100,7 @@ def _start_in_cluster(config: Config, tell: Tell) -> int:
     entry = Running(config.host, config.group_name, config.ray_address, 0, 0)
     try:
         connect(config.ray_address, CONNECT_S)
-        # Its file may be older than this Ray cluster: the one before ended with its group, and had this address.
+        # The file may be of a group that ended with its Ray cluster, whose address this one has taken.
         left = running.find(config.host) == entry and config.group_name not in names.roles_by_group()
         if not left:
             running.claim(entry)
