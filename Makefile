@@ -2,7 +2,7 @@
 #   make demo    everything once, from nothing         make test    the test suite (ARGS="-k name" for a part)
 #   make check   style, types, generated code          make bench   the benchmarks
 #   make test-local  what is about Ray's local mode, with the last Ray that has one
-#   make test-metrics  the metrics, as Prometheus gets them with ray[default]
+#   make test-metrics  what Prometheus and `ray list` show, with ray[default]
 #   make faults  kill processes for SECONDS=120, and simulate SEEDS=100 groups, as SEED=1 has it
 #   make proto   generate ray_sched/wire anew          make clean   remove what these made
 #   make fuzz    nonsense to every port (SECONDS=60 for each kind of port)
@@ -16,6 +16,7 @@ LOCAL_VENV := .venv-ray253
 LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py
 
 METRICS_VENV := .venv-metrics
+TOUR := tests/nodes/test_tour.py
 
 PROTO_VENV := .venv-proto
 PROTO_PACKAGES := "grpcio-tools==1.62.3" "setuptools<81"
@@ -28,16 +29,16 @@ GENERATED := build/proto
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# Ray's local mode with the last Ray that has one, the metrics with ray[default]; then everything with plain ray.
+# Ray's local mode with the last Ray that has one, and what only ray[default] shows; then all others with plain ray.
 test: $(if $(ARGS),,test-local test-metrics) $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--ignore=$(TOUR))
 
 # That version of Ray leaves files open.
 test-local: $(LOCAL_VENV)/.installed
 	$(LOCAL_VENV)/bin/python -m pytest -q -W ignore::ResourceWarning $(LOCAL_TESTS)
 
 test-metrics: $(METRICS_VENV)/.installed
-	$(METRICS_VENV)/bin/python -m pytest -q tests/metrics
+	$(METRICS_VENV)/bin/python -m pytest -q tests/metrics $(TOUR)
 
 faults: export SECONDS ?= 120
 faults: export SEED ?= 1

@@ -39,9 +39,12 @@ UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 class Nodes:
-    """A cluster whose nodes the test adds and takes away; this process is connected to it."""
+    """A cluster whose nodes the test adds and takes away; this process is connected to it.
 
-    def __init__(self, patch: pytest.MonkeyPatch, **head: float) -> None:
+    `dashboard`: whether Ray's runs, which needs `ray[default]`.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, dashboard: bool = False, **head: float) -> None:
         from ray.cluster_utils import Cluster
 
         for name, value in QUICK.items():
@@ -51,11 +54,12 @@ class Nodes:
             head_node_args={
                 "num_cpus": 1,
                 "resources": head,
-                "include_dashboard": False,
+                "include_dashboard": dashboard,
                 "node_ip_address": "127.0.0.1",
             },
         )
         self.address: str = self._cluster.address
+        self.dashboard = dashboard
         cluster.connect(self.address, START_S)
 
     def __enter__(self) -> Nodes:

@@ -1,10 +1,14 @@
 """A tour: three nodes, a DAG pinned across them, a node that dies under load, and one that comes on demand.
 
-Each node has a loopback address of its own, as machines have. Read it from top to bottom.
+Each node has a loopback address of its own, as machines have. Read it from top to bottom. With `ray[default]`
+(`make test-metrics`) it shows the pins with `ray list placement-groups`, which asks Ray's dashboard.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +18,7 @@ from ray.util import placement_group_table
 
 import ray_sched
 from ray_sched.actors.group import Group
+from ray_sched.actors.metering import can_be_seen
 from ray_sched.client import Client
 from ray_sched.config import Config
 from tests.nodes.clusters import UNCLOSED, Nodes
@@ -45,10 +50,26 @@ def holders(function: str) -> set[str]:
     return {name.split("/")[3].split(":")[0] for name in names if f"/{function}/" in name}
 
 
+def ray_prints(*command: str) -> str:
+    """What a command of Ray's shows whoever types it."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    return subprocess.run([*ray, *command], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def ray_lists(nodes: Nodes) -> set[str]:
+    """The pins in `ray list placement-groups`; without `ray[default]`, in the table that it prints."""
+    if not nodes.dashboard:
+        return reserved()
+    asked = ("list", "placement-groups", "--filter", "state=CREATED", "--format", "json")
+    return {info["name"] for info in json.loads(ray_prints(*asked, "--address", nodes.address))}
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch, Nodes(patch, executor=2, pin=2) as nodes:
-        yield nodes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")  # `ray status` is what the autoscaler knows
+        with Nodes(patch, dashboard=can_be_seen(), executor=2, pin=2) as nodes:
+            yield nodes
 
 
 def test_the_tour(nodes: Nodes) -> None:
@@ -67,6 +88,9 @@ def test_the_tour(nodes: Nodes) -> None:
         assert answer(client, "tour", {"f": [1]}) == 4
         assert len(pins(HEAD)) == 3 and pins(HEAD) == reserved()
         assert holders("f") == holders("g") and len(holders("f")) == 1
+        assert ray_lists(nodes) == pins(HEAD)
+        counted = "0.0/6.0 pin (0.0 used of 3.0 reserved in placement groups)"
+        eventually(lambda: counted in ray_prints("status", "--address", nodes.address), "Ray counts them")
 
         # A node dies under load. Every call ends, and soon they succeed again: the pins are made elsewhere.
         victim = next(ip for ip in (*holders("h"), *holders("f")) if ip != HEAD)
@@ -81,6 +105,7 @@ def test_the_tour(nodes: Nodes) -> None:
         assert load.succeeded and not load.stuck
         eventually(lambda: executors(HEAD) == everywhere - two_slots(victim), "the dead node's executors go")
         eventually(lambda: len(pins(HEAD)) == 3 and pins(HEAD) == reserved(), "every pin is made again")
+        assert ray_lists(nodes) == pins(HEAD)
 
         # One slot is left. A DAG of three is refused at once, and what it lacks is there for the autoscaler:
         # a pending placement group. Here a person adds the node.
