@@ -74,9 +74,20 @@ def test_with_a_management_node_they_go_there_and_not_to_the_log(
         (report,) = management.wait_for_statistics(where=lambda report: bool(report.functions))
         assert [(f.name, f.call_count) for f in report.functions] == [("f", 3), ("g", 5)]
         assert [(d.name, d.call_count, d.interarrival) for d in report.dags] == [("d", 2, [0.5])]
+        # Batches of one period are joined, wherever the period ends.
+        for _ in range(20):
+            stats.record(ArrivalBatch({"h": 1}))
+
+        def counted() -> int:
+            told = management.wait_for_statistics()
+            return sum(f.call_count for each in told for f in each.functions if f.name == "h")
+
+        eventually(lambda: counted() == 20, "all of them are reported")
         # Reports come without calls, too, and count from zero.
-        later = management.wait_for_statistics(len(management.mailbox.all("statistics")) + 2)
-        assert [each for each in later if each.functions or each.dags] == [report]
+        management.wait_for_statistics(len(management.mailbox.all("statistics")) + 2)
+        assert counted() == 20
+        told = management.wait_for_statistics()
+        assert [each for each in told if each.dags] == [report]
         assert logged() == []
     finally:
         stats.stop()

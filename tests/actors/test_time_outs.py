@@ -15,9 +15,18 @@ from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
 from tests.actors.in_process import group
 from tests.system.conftest import eventually
-from tests.wire.players import LegacyClient, PlayedAnna, PlayedExecutor, Pusher, Record, Verdict, messages
+from tests.wire.players import (
+    LegacyClient,
+    PlayedAnna,
+    PlayedExecutor,
+    Pusher,
+    Record,
+    Verdict,
+    encode,
+    messages,
+)
 
-HOST, STORE, NODE = "127.0.37.1", "127.0.37.2", "127.0.37.3"
+HOST, STORE, NODE, OTHER = "127.0.37.1", "127.0.37.2", "127.0.37.3", "127.0.37.4"
 FUNCTION = "f"
 
 Actors = dict[str, Any]
@@ -38,8 +47,8 @@ def anna(pusher: Pusher) -> Iterator[PlayedAnna]:
 
 
 @pytest.fixture(scope="module")
-def actors(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
-    config = Config(host=HOST).replace(
+def config(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return Config(host=HOST).replace(
         **{
             "kvs.host": STORE,
             "kvs.timeout_s": 0.3,
@@ -50,6 +59,10 @@ def actors(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             "executor.runtime_dir": str(tmp_path_factory.mktemp("runtime")),
         }
     )
+
+
+@pytest.fixture(scope="module")
+def actors(config: Config) -> Iterator[Actors]:
     with group(config) as actors:
         yield actors
 
@@ -144,3 +157,27 @@ def test_what_was_refused_before_it_was_heard_of_does_not_happen(
     assert client.list("late") == []
     assert client.call_dag("dag").error == messages.NO_SUCH_DAG
     assert executor.received("pin") == []
+
+
+def test_cached_keys_stay_known_while_the_store_is_silent(
+    config: Config, anna: PlayedAnna, pusher: Pusher, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = encode(
+        messages.LWW_VALUE, {"timestamp": 1, "value": encode(messages.STRING_SET, {"keys": ["k"]})}
+    )
+    anna.stored[f"ANNA_METADATA|cache_ip|{NODE}"] = (messages.LWW, cached)
+
+    def known() -> int:
+        keys: int = actors[names.POLICY].status()["cached_keys"]
+        return keys
+
+    with (
+        group(config.replace(host=OTHER, **{"stats.policy_period_s": 0.2})) as actors,
+        PlayedExecutor(NODE, 1, OTHER, pusher) as executor,
+    ):
+        executor.report()
+        eventually(lambda: known() == 1, "the cached key is known")
+        anna.silent = True
+        eventually(lambda: "the cached keys stay as they were" in caplog.text, "a read that fails")
+        anna.silent = False
+        assert known() == 1
