@@ -85,7 +85,7 @@ class Scheduler:
     management: PlayedManagement | None = None
     anna: PlayedAnna | None = None
     ray_address: str = ""
-    """Of ours: where `ray-sched status` finds it. Empty for a target."""
+    """Of ours: where `ray-sched status` finds it. Empty for a target, and where it started Ray itself."""
 
 
 @pytest.fixture(scope="package")
@@ -234,8 +234,12 @@ def scheduler(
     management: PlayedManagement | None = None,
     anna: PlayedAnna | None = None,
     settings: Mapping[str, str] | None = None,
+    own_ray: bool = False,
 ) -> Iterator[Scheduler]:
-    """The target if it is of that kind, else a group of ours that is started and stopped."""
+    """The target if it is of that kind, else a group of ours that is started and stopped.
+
+    With `own_ray` it starts a Ray cluster for itself.
+    """
     target = request.config.getoption("--target", "")
     if target:
         if request.config.getoption("--target-kind") != kind:
@@ -244,12 +248,13 @@ def scheduler(
         await_ready(None, target, kind in (EXECUTING, ANNA))
         yield Scheduler(target, ports.LAYOUTS[layout], management, anna)
         return
-    ray_address = request.getfixturevalue("ray_address")
+    ray_address = "" if own_ray else request.getfixturevalue("ray_address")
+    there = () if own_ray else ("--address", ray_address)
     log = tmp_path_factory.mktemp("wire") / f"{kind}.log"
     program = Path(sys.executable).parent / "ray-sched"
     with log.open("w") as out:
         group = subprocess.Popen(
-            [str(program), "up", "--host", ip, "--address", ray_address, *options],
+            [str(program), "up", "--host", ip, *there, *options],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment(settings),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from . import messages as m
@@ -31,13 +31,14 @@ _SCHEMAS: dict[str, Schema] = {
 
 
 class PlayedExecutor:
-    """Binds an executor thread's seven ports at (ip, tid) and talks to one scheduler.
+    """Binds an executor thread's seven ports at (ip, tid) and talks to one scheduler, or to several.
 
     Like a legacy executor it tells its status after each pin, unpin and one-shot call, and when a
     test says so (`report`); unlike one it sends none every 5 s, and none after a call while
-    `reports_calls` is false. Statuses go through `pusher`: executors that share one tell theirs in
-    a known order. `verdict` is a verdict or a function from the pin's record to one. With `name_in_answers`
-    an answer says in `response_id` who gives it; legacy executors leave it empty.
+    `reports_calls` is false. The schedulers in `also_tells` hear it, too. Statuses go through `pusher`:
+    executors that share one tell theirs in a known order. `verdict` is a verdict or a function from the
+    pin's record to one. With `name_in_answers` an answer says in `response_id` who gives it; legacy
+    executors leave it empty.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class PlayedExecutor:
         verdict: Verdict | Callable[[Record], Verdict] = Verdict.ACCEPT,
         name_in_answers: Callable[[PlayedExecutor, Record], str] | None = None,
         reports_calls: bool = True,
+        also_tells: Sequence[str] = (),
     ) -> None:
         self.ip = ip
         self.tid = tid
         self.verdict = verdict
         self.functions: list[str] = []
-        self._scheduler_ip = scheduler_ip
+        self._scheduler_ips = (scheduler_ip, *also_tells)
         self._pusher = pusher
         self._type = m.GPU if gpu else m.CPU
         self._name = name_in_answers
@@ -136,7 +138,8 @@ class PlayedExecutor:
             "running": not self._left,
             "type": self._type,
         }
-        self._pusher.push(ports.tcp(self._scheduler_ip, ports.STATUS), encode(m.THREAD_STATUS, status))
+        for ip in self._scheduler_ips:
+            self._pusher.push(ports.tcp(ip, ports.STATUS), encode(m.THREAD_STATUS, status))
 
     def _report_change(self) -> None:
         if not self._left:
