@@ -10,8 +10,19 @@ from collections.abc import Iterator
 import cloudpickle
 import pytest
 
-from tests.wire.conftest import Scheduler
-from tests.wire.players import LegacyClient, PlayedAnna, Record, dag, decode, encode, messages, until
+from tests.wire.conftest import Scheduler, told_of
+from tests.wire.players import (
+    LegacyClient,
+    PlayedAnna,
+    PlayedExecutor,
+    Pusher,
+    Record,
+    dag,
+    decode,
+    encode,
+    messages,
+    until,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -39,6 +50,14 @@ def stored_lww(anna: PlayedAnna, key: str) -> Record:
     lattice_type, payload = anna.stored[key]
     assert lattice_type == messages.LWW
     return decode(messages.LWW_VALUE, payload)
+
+
+def indexed(scheduler: Scheduler, anna: PlayedAnna) -> list[str]:
+    """The DAGs that a restart would read, each with its replicas; legacy schedulers keep no such index."""
+    found: list[str] = decode(messages.STRING_SET, stored_lww(anna, f"ray_sched/dags/{scheduler.ip}").value)[
+        "keys"
+    ]
+    return found
 
 
 def test_clients_are_sent_to_the_same_anna(
@@ -81,6 +100,8 @@ def test_a_dag_is_stored_and_its_result_as_well(
     assert decode(messages.DAG, stored_lww(anna, name).value) == decode(
         messages.DAG, encode(messages.DAG, dag(name, [function]))
     )
+    if with_anna.ray_address:
+        assert f"1 {name}" in indexed(with_anna, anna)
     argument = {"body": cloudpickle.dumps(41), "type": messages.DEFAULT}
     assert client.call_dag(name, {function: [argument]}, output_key=word + "out").success
     value = decode(messages.VALUE, stored_lww(anna, word + "out").value)
@@ -88,6 +109,55 @@ def test_a_dag_is_stored_and_its_result_as_well(
     assert client.delete_dag(name).success
     if with_anna.ray_address:  # legacy schedulers leave it there
         assert stored_lww(anna, name).value == b"", "whoever looks the DAG up still finds it"
+        assert f"1 {name}" not in indexed(with_anna, anna)
+
+
+def test_the_pins_of_a_dag_that_cannot_be_stored_are_given_back(
+    with_anna: Scheduler,
+    client: LegacyClient,
+    anna: PlayedAnna,
+    pusher: Pusher,
+    node_addresses: Iterator[str],
+    word: str,
+) -> None:
+    plain, gpu, name = word + "plain", word + "gpu", word + "dag"
+    functions, links = [plain, {"name": gpu, "gpu": True}], [(plain, gpu)]
+    for function in (plain, gpu):
+        assert client.create_function(function, cloudpickle.dumps(lambda cloudburst: 1)).success
+    # The group's own executor has no GPU: the one takes what the other cannot.
+    with PlayedExecutor(
+        next(node_addresses), 0, with_anna.ip, pusher, layout=with_anna.layout, gpu=True
+    ) as played:
+        played.report()
+
+        def is_refused_when_all_is_pinned(times: int) -> bool:
+            # Until the played one's status is taken in, or it is free again, for want of an executor.
+            reply = client.create_dag(name, functions, links)
+            assert (reply.success, reply.error) == (False, messages.NO_RESOURCES)
+            return len(played.received("pin")) == times
+
+        index = f"ray_sched/dags/{with_anna.ip}"  # no legacy scheduler has one
+        for times, key in enumerate([name, index] if with_anna.ray_address else [name], start=1):
+            anna.failing = {key: messages.TIMEOUT}
+            until(lambda times=times: is_refused_when_all_is_pinned(times), "it was not pinned")  # type: ignore[misc]
+            assert {unpin.name for unpin in played.wait_for("unpin", times)} == {gpu}
+            assert client.call_dag(name).error == messages.NO_SUCH_DAG
+        if with_anna.ray_address:
+
+            def nothing_is_held() -> bool:
+                told = told_of(with_anna)
+                held = [function for executor in told["executors"] for function in executor["functions"]]
+                return not held and not told["reservations"]["held"]
+
+            until(nothing_is_held, "a pin or its reservation stayed", 30.0)
+
+        anna.failing.clear()
+        until(lambda: client.create_dag(name, functions, links).success, "it was not created afterwards")
+        assert client.call_dag(name).success
+        assert played.wait_for("schedule")[0].target_function == gpu
+        assert client.delete_dag(name).success
+        played.wait_for("unpin", len(played.received("pin")))
+        played.report(running=False)
 
 
 def test_an_answer_that_invalidates_has_the_address_looked_up_again(

@@ -96,13 +96,15 @@ class PlayedAnna:
 
     It keeps what was PUT last, whatever its lattice, except that sets are united. `stored` may be read and
     filled by a test, as lattice type and payload by key. While `silent`, it answers nothing. Its answers
-    about the keys in `moved` say that the client has to look their addresses up again.
+    about the keys in `moved` say that the client has to look their addresses up again. A PUT of a key in
+    `failing` is answered with the error that is given there.
     """
 
     def __init__(self, ip: str, pusher: Pusher, *, routing_threads: int = 1) -> None:
         self.stored: dict[str, tuple[int, bytes]] = {}
         self.silent = False
         self.moved: set[str] = set()
+        self.failing: dict[str, int] = {}
         self._server = ports.tcp(ip, ports.KVS_STORAGE)
         self._pusher = pusher
         self.routing = [f"routing {thread}" for thread in range(routing_threads)]
@@ -150,6 +152,8 @@ class PlayedAnna:
         return {"key": entry.key, "lattice_type": lattice_type, "payload": payload}
 
     def _put(self, entry: Record) -> dict[str, object]:
+        if entry.key in self.failing:
+            return {"key": entry.key, "error": self.failing[entry.key]}
         payload = entry.payload
         if entry.lattice_type == m.SET and entry.key in self.stored:
             union = {
