@@ -117,16 +117,19 @@ def store(anna: AnnaClient, name: str, value: bytes, later: int = 0) -> None:
 
 
 def test_a_peers_dag_is_learned_and_called(cluster_stage: Stage, peer: PlayedPeer, anna: AnnaClient) -> None:
+    # The peer alone has heard of the executor, and of the function.
     executor = cluster_stage.executor()
-    function, name = cluster_stage.function(), cluster_stage.dag_name()
-    executor.report(functions=[function])
-    cluster_stage.settle()
+    function, name = cluster_stage.name("function"), cluster_stage.dag_name()
     store(anna, name, encode(messages.DAG, dag(name, [function])))
     assert cluster_stage.client.call_dag(name).error == messages.NO_SUCH_DAG
 
-    peer.tell(cluster_stage.scheduler_ip, [name], [(function, executor.ip, executor.tid)])
+    nonsense = [(function, "no address", 0), (function, executor.ip, 2**20), ("", executor.ip, 1)]
+    places = [*nonsense, (function, executor.ip, executor.tid)]
+    peer.tell(cluster_stage.scheduler_ip, [name], places)
     until(lambda: cluster_stage.client.call_dag(name).success, "the peer's DAG was not learned")
-    assert executor.wait_for("schedule")[0].target_function == function
+    assert all(cluster_stage.client.call_dag(name).success for _ in range(8))
+    schedules = executor.wait_for("schedule", 9)
+    assert {schedule.target_function for schedule in schedules} == {function}
     assert cluster_stage.client.delete_dag(name).success
 
 
