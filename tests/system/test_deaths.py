@@ -69,6 +69,10 @@ def test_after_the_death_of_an_actor_everything_is_as_it_was(
     eventually(lambda: succeeds(client, dag), f"a call after the death of the {role}")
     eventually(lambda: pins(group) == before, f"the same pins after the death of the {role}")
     eventually(lambda: refused_as_existing(client), "the DAG is known to exist")
+    # What a new Scheduler or Policy makes of the pins that it finds, it has made when it pins another DAG.
+    client.register_dag("die_probe", ["die_incr"], wait_s=WAIT_S)
+    client.delete_dag("die_probe")
+    eventually(lambda: pins(group) == before, f"still the same pins after the death of the {role}")
 
 
 def refused_as_existing(client: Client) -> bool:
