@@ -131,15 +131,15 @@ def test_who_was_taken_by_a_call_that_the_scheduler_decided_is_asked_for_no_pin(
         PlayedExecutor(NODE, 2, BUSY, pusher, reports_calls=False) as executor,
     ):
 
-        def is_free() -> bool:
-            return any(known["free"] for known in actors[names.POLICY].status()["executors"])
+        def free() -> list[bool]:
+            return [known["free"] for known in actors[names.POLICY].status()["executors"]]
 
         executor.report()
         assert client.create_function("f", b"never run").success
         eventually(lambda: client.call("f", response_key="first").success, "the executor is known")
         executor.wait_for("call")
         executor.report()
-        eventually(is_free, "the executor is free again")
+        eventually(lambda: free() == [True], "the executor is free again")
         scheduler, call = actors[names.SCHEDULER], cb.FunctionCall(name="f", response_key="second")
 
         def is_decided() -> bool:
@@ -147,7 +147,8 @@ def test_who_was_taken_by_a_call_that_the_scheduler_decided_is_asked_for_no_pin(
             return bool(decision.sends)
 
         eventually(is_decided, "the Scheduler knows that it is free")
-        eventually(lambda: not is_free(), "the Policy hears that it is taken")
+        # Not that it has gone: it says nothing meanwhile.
+        eventually(lambda: free() == [False], "the Policy hears that it is taken", 10.0)
         assert client.create_dag("dag", ["f"]).error == messages.NO_RESOURCES
         assert executor.received("pin") == []
         executor.report()
