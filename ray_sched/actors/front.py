@@ -79,15 +79,19 @@ def request_handler(
     counts: Counter[str],
     drop: Drop,
     backlog: Backlog | None = None,
+    before_replies: Callable[[], None] = lambda: None,
 ) -> Callable[[zmq.Socket[bytes], float], bool]:
     """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later.
 
-    What a turn does not get to waits in `backlog`, where there is one, else in the socket.
+    What a turn does not get to waits in `backlog`, where there is one, else in the socket. The replies of a
+    turn go out together at its end, after `before_replies`: what these calls came to is kept once for all of
+    them, and ZeroMQ's thread is woken once.
     """
     max_bytes = limit.max_bytes
 
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
         fetch, overloaded = receive_request, False
+        replies: list[tuple[Peer, Reply]] = []
         if backlog:
             backlog.take_in(socket, now)
             fetch, overloaded = backlog.next, True
@@ -95,7 +99,8 @@ def request_handler(
             try:
                 frames = fetch(socket)
             except zmq.Again:
-                return overloaded
+                more = overloaded
+                break
             # As a REP socket has it: all up to the first empty frame is the way back.
             try:
                 end = frames.index(b"", 1) + 1
@@ -119,10 +124,16 @@ def request_handler(
                 counts["failed"] += 1
                 reply = refusal(error)
             if reply is not None:
+                replies.append((peer, reply))
+        else:
+            more = True
+            if backlog is not None and not overloaded:
+                backlog.take_in(socket, now)
+        if replies:
+            before_replies()
+            for peer, reply in replies:
                 reply_to(peer, reply, drop)
-        if backlog is not None and not overloaded:
-            backlog.take_in(socket, now)
-        return True
+        return more
 
     return on_readable
 

@@ -44,7 +44,7 @@ from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
-from ray_sched.core.destination import Destination
+from ray_sched.core.destination import Destination, without_continuation
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
 from ray_sched.core.history import Ring
@@ -133,6 +133,8 @@ class IngressLoop:
         self._stopping = threading.Event()
         self._placed = 0
         """Calls that were decided here."""
+        self._notes: list[tuple[Any, ...]] = []
+        """The calls of this turn that nobody has heard of yet."""
         self._turns = Histogram("turn")
 
         self._context: zmq.Context[zmq.Socket[bytes]] = batching_context()
@@ -245,7 +247,9 @@ class IngressLoop:
         backlog = None
         if port in (ports.FUNCTION_CALL, ports.DAG_CALL):
             backlog = self._backlogs[port] = Backlog(self._config.scheduler.max_wait_s, self.counts)
-        self._handlers[socket] = request_handler(handle, self._limit(port), self.counts, self.drop, backlog)
+        self._handlers[socket] = request_handler(
+            handle, self._limit(port), self.counts, self.drop, backlog, self._keep_notes
+        )
 
     def _listen(self, port: int, socket: zmq.Socket[bytes]) -> None:
         """Take what is pushed to a port."""
@@ -291,6 +295,7 @@ class IngressLoop:
                 for socket in sockets:
                     if self._handlers[socket](socket, now):
                         readiness.check(socket)
+                    self._keep_notes()
                     self.out.flush()
                 if measured and self._placed != placed:  # one look at the clock for all that came at once
                     self._turns.observe(time.monotonic() - now, self._placed - placed)
@@ -351,8 +356,11 @@ class IngressLoop:
             return None
         self.counts["dag_calls"] += 1
         dispatched = self._dispatcher.call_dag(call, now, time.time())
-        to = Destination.of_dag_call(call, dispatched.response_id)
-        return self._carry_out(dispatched, now, to, call.HasField("continuation"))
+        if call.HasField("continuation"):
+            return self._carry_out(
+                dispatched, now, Destination.of_dag_call(call, dispatched.response_id), True
+            )
+        return self._carry_out(dispatched, now, without_continuation(call, dispatched.response_id))
 
     def _on_queued_call(self, body: bytes, now: float) -> None:
         call = parse(cb.FunctionCall, body)
@@ -386,12 +394,11 @@ class IngressLoop:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
 
     def _carry_out(
-        self, dispatched: Dispatched, now: float, to: Destination, continued: bool = False
+        self, dispatched: Dispatched, now: float, to: tuple[Any, ...], continued: bool = False
     ) -> Reply:
         self._placed += 1
-        # Before anybody hears that it is taken: whatever ends now, somebody knows of it.
         executors = tuple([executor.address for executor, _, _ in dispatched.sends])
-        self._lost.note((now, executors, tuple(to), continued))
+        self._notes.append((now, executors, tuple(to), continued))
         if self._debug:
             log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
         self.out.put_calls(dispatched.sends)
@@ -400,6 +407,12 @@ class IngressLoop:
                 if kind == CALL:
                     self._events.add(Booked(executor.address, seq_at(now)))
         return Reply(accepted(dispatched.response_id))
+
+    def _keep_notes(self) -> None:
+        """Before anybody hears that a call is taken: whatever ends then, somebody knows of it."""
+        if self._notes:
+            self._lost.note(self._notes)
+            self._notes = []
 
     def _answer(self, peer: Peer | None, reply: Reply) -> None:
         """The reply to a request that was forwarded."""
@@ -427,8 +440,8 @@ class IngressLoop:
             to = destination_of(kind, message)
             if to is not None:
                 noted.setdefault(to, []).append((ip, tid))
-        for to, executors in noted.items():
-            self._lost.note((now, tuple(executors), tuple(to), True))
+        if noted:
+            self._lost.note([(now, tuple(executors), tuple(to), True) for to, executors in noted.items()])
 
     def _on_unsent(self, kind: str, message: bytes) -> None:
         to = destination_of(kind, message)
@@ -436,6 +449,7 @@ class IngressLoop:
             self._lost.unsent(to)
 
     def _reply(self, peer: Peer, reply: Reply) -> None:
+        self._keep_notes()
         reply_to(peer, reply, self.drop)
         self._readiness.check(peer.socket)
 

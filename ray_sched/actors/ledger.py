@@ -1,8 +1,8 @@
 """The calls that were acknowledged lately: where each went, and where its result is waited for.
 
-A ring in a file that is mapped into memory: to note a call costs one copy of a hundred bytes and no
-system call, and what was noted is there when the process is killed at the next moment. The two halves
-of the file take turns; the older one is given up when the newer one is full.
+A ring in a file that is mapped into memory: to note the calls of a turn costs one copy of a hundred bytes for
+each and no system call, and what was noted is there when the process is killed at the next moment. The two
+halves of the file take turns; the older one is given up when the newer one is full.
 """
 
 from __future__ import annotations
@@ -58,13 +58,20 @@ class Ledger:
         self._start = newer * self._half
         self._position = max((end for _, end in halves[newer]), default=self._start)
 
-    def add(self, record: tuple[Any, ...]) -> None:
+    def add(self, call: tuple[Any, ...]) -> None:
         """Note a call, as `Noted` has it, but of plain tuples; not one that is larger than half the file."""
-        body = marshal.dumps(record)
+        self.add_all([call])
+
+    def add_all(self, calls: list[tuple[Any, ...]]) -> None:
+        """`add` for several at once, which costs less than half."""
+        body = marshal.dumps(calls)
         size = len(body) + LENGTH_BYTES
         position = self._position
         if position + size + LENGTH_BYTES > self._start + self._half:
             if size + LENGTH_BYTES > self._half:
+                if len(calls) > 1:
+                    for call in calls:
+                        self.add(call)
                 return
             position = self._start = self._half - self._start
         # What follows is ended first, and the length written last: a killed writer leaves whole records.
@@ -98,9 +105,12 @@ def _records(copy: bytes, start: int) -> Iterator[tuple[Noted, int]]:
         if not 0 < size <= end - position:
             break
         try:
-            at, executors, to, continued = marshal.loads(copy[position : position + size])
-            call = Noted(at, executors, Destination(*to), continued)
+            calls = [
+                Noted(at, executors, Destination(*to), continued)
+                for at, executors, to, continued in marshal.loads(copy[position : position + size])
+            ]
         except (ValueError, EOFError, TypeError):  # another Python's file
             break
         position += size
-        yield call, position
+        for call in calls:
+            yield call, position

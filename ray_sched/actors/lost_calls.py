@@ -62,7 +62,7 @@ class LostCalls:
         if own == FRONT:
             _adopt(config, self._ledger, part.shards if part is not None else 0, now)
         doubts = self._doubts = Doubts(self._ledger, limits.lost_call_timeout_s, now)
-        self.note, self.gone, self.unsent = self._ledger.add, doubts.gone, doubts.unsent
+        self.note, self.gone, self.unsent = self._ledger.add_all, doubts.gone, doubts.unsent
 
     def tick(self, now: float) -> None:
         """Have what is due looked after, one after the other."""

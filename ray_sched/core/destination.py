@@ -49,15 +49,7 @@ class Destination(NamedTuple):
     @classmethod
     def of_dag_call(cls, call: cb.DagCall, response_id: str) -> Destination:
         """As `of_error`, for the call as the client made it and the id that it was answered with."""
-        own = cls(
-            response_id,
-            call.response_address,
-            response_id,
-            call.consistency != cb.NORMAL,
-            call.client_id or "base",
-            False,
-        )
-        return own._continued(call.continuation) if call.HasField("continuation") else own
+        return cls(*without_continuation(call, response_id))._continued(call.continuation)
 
     def _continued(self, continuation: cb.Continuation) -> Destination:
         if not continuation.name:
@@ -81,6 +73,18 @@ class Destination(NamedTuple):
             last.client_id or "base",
             False,
         )
+
+
+def without_continuation(call: cb.DagCall, response_id: str) -> tuple[str, str, str, bool, str, bool]:
+    """`Destination.of_dag_call` of a call that has none, as the plain tuple that costs half as much."""
+    return (
+        response_id,
+        call.response_address,
+        response_id,
+        call.consistency != cb.NORMAL,
+        call.client_id or "base",
+        False,
+    )
 
 
 def _last_call(continuation: cb.Continuation) -> cb.DagCall:

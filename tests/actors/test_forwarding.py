@@ -107,8 +107,10 @@ class Setting:
         self.actor.futures[number].set_result(decision)
 
     def turn(self, now: float) -> None:
-        """What the loop does with what came back."""
-        for act in self.mailbox.take():
+        """What the loop does with what comes back, once it has: lanes have threads of their own."""
+        acts: list[Callable[[float], None]] = []
+        eventually(lambda: bool(acts.extend(self.mailbox.take()) or acts), "something comes back")
+        for act in acts:
             act(now)
         self.out.flush()
 
@@ -209,13 +211,9 @@ def test_events_that_are_not_taken_wait_and_go_in_their_order(ingress: Setting) 
 
     def handed_over(now: float) -> list[list[Event]]:
         ingress.events.flush_if_due(now)
-        eventually(lambda: bool(acts.extend(ingress.mailbox.take()) or acts), "the batch comes back")
-        for act in acts:
-            act(now)
-        acts.clear()
+        ingress.turn(now)
         return [batch for _, (batch,) in ingress.actor.calls]
 
-    acts: list[Callable[[float], None]] = []
     ingress.actor.has_room = False
     ingress.events.add(first)
     assert handed_over(100.0) == []

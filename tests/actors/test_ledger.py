@@ -45,6 +45,22 @@ def test_it_keeps_the_latest_and_never_less_than_half_of_what_it_holds(tmp_path:
     assert os.path.getsize(tmp_path / "calls") == 1 << 13
 
 
+def test_calls_that_are_noted_together_stay_together(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 1 << 16)
+    calls = [noted(number) for number in range(50)]
+    ledger.add_all([(call.at, call.executors, tuple(call.to), call.continued) for call in calls])
+    assert list(read(Ledger(tmp_path / "calls", 1 << 16).copy())) == calls
+
+
+def test_of_calls_that_are_too_many_for_the_file_the_latest_are_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "calls", 4096)
+    calls = [noted(number) for number in range(50)] + [noted(50, length=5000), noted(51)]
+    ledger.add_all([(call.at, call.executors, tuple(call.to), call.continued) for call in calls])
+    found = sorted(call.to.key for call in read(ledger.copy()))
+    assert len(found) > 10
+    assert found == [f"{n:03d}" for n in range(50 - len(found) + 1, 50)] + ["051"]
+
+
 def test_a_call_that_is_too_large_is_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "calls", 4096)
     add(ledger, noted(1))

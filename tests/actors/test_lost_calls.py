@@ -98,7 +98,7 @@ def test_what_may_be_lost_is_handed_over_in_batches_and_once(ingress: Ingress) -
 
 def test_what_the_scheduler_did_not_take_is_handed_over_again(ingress: Ingress) -> None:
     now = time.monotonic()
-    ingress.lost.note((now, (A,), tuple(to("at A")), False))
+    ingress.lost.note([(now, (A,), tuple(to("at A")), False)])
     ingress.lost.gone(A, now)
     ingress.lost.unsent(to("unsent"))
     ingress.scheduler.there = False
