@@ -51,9 +51,11 @@ def config(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Config
     return Config(host=HOST).replace(
         **{
             "kvs.host": STORE,
-            "kvs.timeout_s": 0.3,
-            "kvs.retries": 1,
+            "kvs.timeout_s": 1.0,
+            "kvs.retries": 0,
             "scheduler.request_timeout_s": 2.0,
+            # The played executor does not go on to say that it is there.
+            "scheduler.executor_timeout_s": 600.0,
             # So that nothing is made good by the look at all DAGs that comes once in a while.
             "stats.policy_period_s": 600.0,
             "executor.runtime_dir": str(tmp_path_factory.mktemp("runtime")),
