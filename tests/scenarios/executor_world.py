@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import deque
+from typing import cast
+
 from ray_sched.core.dags import plan_of
 from ray_sched.core.destination import Destination
 from ray_sched.core.execution import (
@@ -27,10 +31,13 @@ from ray_sched.core.execution import (
     TriggerArrived,
     UnpinArrived,
 )
+from ray_sched.errors import BadMessageError
+from ray_sched.executor.user_library import UserLibrary
+from ray_sched.kvs.client import KvsClient
 from ray_sched.messages import check_consistency
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire import internal_pb2
-from tests.scenarios.language import Words, dag, dag_call, values, values_text
+from ray_sched.wire import internal_pb2, ports
+from tests.scenarios.language import Words, address, address_text, dag, dag_call, values, values_text
 
 DAG_OPTIONS = ("functions", "colocated", "gpu", "batching", "multiexec", "invalid")
 DEFAULTS = {
@@ -62,6 +69,9 @@ class ExecutorWorld:
         self._missing: set[str] = set()
         self._running: Run | None = None
         self._left = False
+        self._inbox: deque[bytes] = deque()
+        no_store = cast(KvsClient, None)
+        self._library = UserLibrary("10.0.0.1", 0, ports.CLASSIC, no_store, self._sent, self._inbox)
         self._execution = Execution(
             max_functions=settings["max_functions"],
             batch_size=settings["batch_size"],
@@ -134,6 +144,12 @@ class ExecutorWorld:
         given.finish()
         self._handle(CallArrived(call, self._entry()))
 
+    def _do_message(self, words: list[str]) -> None:
+        """`message 10.0.0.3:4 some words`, from that thread; `message nonsense` is none."""
+        source, *content = words
+        said = pickle.dumps((address(source), " ".join(content).encode())) if content else source.encode()
+        self._inbox.append(said)
+
     def _do_depart(self, words: list[str]) -> None:
         self._handle(DepartArrived())
 
@@ -142,7 +158,24 @@ class ExecutorWorld:
         self._now += float(word.removesuffix("s"))
         self._handle(Tick())
 
-    # --- how a run ends ---
+    # --- what runs, and how it ends ---
+
+    def _do_send(self, words: list[str]) -> None:
+        dest, *content = words
+        self._library.send(address(dest), " ".join(content).encode())
+
+    def _do_recv(self, words: list[str]) -> None:
+        try:
+            messages = self._library.recv()
+        except BadMessageError as error:
+            self._say(f"raises: {error}")
+            return
+        for source, content in messages:
+            self._say(f"receives {content.decode()!r} from {address_text(source)}")
+
+    def _sent(self, to: str, message: bytes) -> None:
+        source, content = pickle.loads(message)
+        self._say(f"{to} <- {content.decode()!r} from {address_text(source)}")
 
     def _do_finish(self, words: list[str]) -> None:
         results = words[0].split(",") if words else []
@@ -181,6 +214,7 @@ class ExecutorWorld:
         run, self._running = self._running, None
         if run is None:
             raise ValueError("nothing runs")
+        self._inbox.clear()  # as the executor does
         return run
 
     # --- what follows ---
