@@ -7,6 +7,7 @@ Each node has a loopback address of its own, as machines have. Read it from top 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -53,7 +54,13 @@ def holders(function: str) -> set[str]:
 def ray_prints(*command: str) -> str:
     """What a command of Ray's shows whoever types it."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    return subprocess.run([*ray, *command], check=True, capture_output=True, text=True, timeout=60).stdout
+    # Else it looks for what is on loopback at the machine's outward address, see `ray_sched.actors.cluster`.
+    there = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    done = subprocess.run(
+        [*ray, *command], env=there, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def ray_lists(nodes: Nodes) -> set[str]:
