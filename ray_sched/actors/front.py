@@ -99,7 +99,7 @@ def request_handler(
             try:
                 frames = fetch(socket)
             except zmq.Again:
-                more = overloaded
+                exhausted = True
                 break
             # As a REP socket has it: all up to the first empty frame is the way back.
             try:
@@ -126,14 +126,15 @@ def request_handler(
             if reply is not None:
                 replies.append((peer, reply))
         else:
-            more = True
-            if backlog is not None and not overloaded:
-                backlog.take_in(socket, now)
+            exhausted = False
         if replies:
             before_replies()
             for peer, reply in replies:
                 reply_to(peer, reply, drop)
-        return more
+        if not exhausted and backlog is not None and not overloaded:
+            backlog.take_in(socket, now)
+        # To write a reply may have taken the word that something came meanwhile (see `Readiness`).
+        return overloaded or not exhausted or bool(replies)
 
     return on_readable
 

@@ -527,11 +527,13 @@ class ExecutorTable:
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
         wanted = set(listed)
         executor.hearsay -= wanted
-        for function in wanted.intersection(executor.fresh):
+        confirmed = wanted.intersection(executor.fresh)
+        for function in confirmed:
             del executor.fresh[function]
+        # A change also for whoever knows of them from peers alone.
+        changed = bool(confirmed)
         if wanted == executor.functions:
-            return False
-        changed = False
+            return changed
         for function in executor.functions - wanted:
             if now - executor.fresh.get(function, float("-inf")) >= self._pin_grace_s:
                 self._release(executor, function)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from ray_sched.actors.front import Limit, request_handler
 from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
 from ray_sched.config import Config
 from ray_sched.core.executors import ExecutorRecord
@@ -22,7 +24,7 @@ from ray_sched.core.replication import Update
 from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
-from ray_sched.wire.codec import WANTS_REASON
+from ray_sched.wire.codec import WANTS_REASON, Reply
 from ray_sched.wire.sockets import HIGH_WATER_MARK
 
 HOST = "127.0.8.21"
@@ -383,3 +385,30 @@ def test_an_executor_that_takes_nothing_more_is_left_out_and_no_send_waits() -> 
         assert not unlimited.loop._table.executors[HOST, 0].suspected
     finally:
         unlimited.close()
+
+
+def test_what_comes_while_replies_go_out_is_looked_at_next() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router, first, second = (context.socket(kind) for kind in (zmq.ROUTER, zmq.DEALER, zmq.DEALER))
+    router.bind("inproc://requests")
+    for client in (first, second):
+        client.connect("inproc://requests")
+
+    def meanwhile() -> None:
+        if not asked:
+            asked.append(second.send_multipart([b"", b"2"]))
+            assert router.poll(WAIT_MS)  # whose descriptor says nothing of it from here on
+
+    asked: list[object] = []
+    limit = Limit(1000, "max_message_bytes")
+    echo = request_handler(
+        lambda body, peer, now: Reply(body), limit, Counter(), lambda *_: None, None, meanwhile
+    )
+    first.send_multipart([b"", b"1"])
+    assert router.poll(WAIT_MS)
+    assert echo(router, 0.0)
+    assert first.recv_multipart() == [b"", b"1"]
+    assert echo(router, 0.0)
+    assert second.recv_multipart() == [b"", b"2"]
+    assert not echo(router, 0.0)
+    context.destroy(0)

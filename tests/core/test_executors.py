@@ -277,6 +277,17 @@ def test_peers_are_told_what_is_known_here_and_not_what_they_said() -> None:
     assert sorted(t.told_locations()) == [("f", A), ("f", B)]
 
 
+def test_who_hears_only_of_changes_learns_that_an_executor_confirmed_what_peers_said() -> None:
+    policy, ingress = table(), table()
+    policy.merge_locations([("f", A)], 1.0)
+    for record in policy.records():
+        ingress.apply(record)
+    if ingress.on_status(status(A, "f"), 2.0):
+        policy.on_status(status(A, "f"), 2.0)
+    assert list(policy.told_locations()) == [("f", A)]
+    assert not ingress.on_status(status(A, "f"), 3.0)
+
+
 def test_schedulers_do_not_keep_alive_for_each_other_what_was_given_up() -> None:
     one, other = table(), table()
     for t in (one, other):
