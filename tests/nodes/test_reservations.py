@@ -73,7 +73,7 @@ def group() -> Iterator[Group]:
 @pytest.fixture(scope="module")
 def client(group: Group) -> Iterator[Client]:
     with ray_sched.connect(HOST) as client:
-        for name in ("f", "g", "h"):
+        for name in ("f", "g", "h", "i", "j", "k"):
             client.register(lambda _, x=0: x + 1, name)
 
         def stillborn(*_: Any) -> None:
@@ -155,10 +155,9 @@ class TestTwoGroups:
         self, client: Client, other: Client
     ) -> None:
         client.register_dag("d", ["f"])
-        other.register_dag("e", *chain("g", "h"))
-        # An unpin of the other group's that came late takes the function with it, until it is pinned again.
-        eventually(lambda: len(both_pins()) == 3 and reserved() == both_pins(), "each has its executor")
-        both = both_pins()
+        other.register_dag("e", *chain("i", "j"))
+        both = pins(HOST) | pins(NODE)
+        assert len(both) == 3 and reserved() == both
         seen = {group: policy_status(group)["reservations"]["checks"] for group in (HOST, NODE)}
         eventually(
             lambda: all(policy_status(g)["reservations"]["checks"] > n + 3 for g, n in seen.items()),
@@ -170,23 +169,22 @@ class TestTwoGroups:
         client.delete_dag("d")
         eventually(lambda: all_reserved() == set(), "the first group's go")
 
-    @pytest.mark.parametrize(("creator", "dag"), [(HOST, "firsts"), (NODE, "seconds")])
+    # Functions that the other group has not just unpinned: see the limits in docs/reliability.md.
+    @pytest.mark.parametrize(
+        ("creator", "dag", "functions"), [(HOST, "firsts", "fgh"), (NODE, "seconds", "ijk")]
+    )
     def test_what_one_creates_the_other_calls_across_the_nodes_until_it_is_deleted(
-        self, client: Client, other: Client, creator: str, dag: str
+        self, client: Client, other: Client, creator: str, dag: str, functions: str
     ) -> None:
         clients = {HOST: client, NODE: other}
         learner = NODE if creator == HOST else HOST
-        clients[creator].register_dag(dag, *chain("f", "g", "h"))
-        everywhere = {(HOST, 0), (NODE, 0), (NODE, 1)}
-        eventually(
-            lambda: pins(creator) == reserved() and set(map(address_in, reserved())) == everywhere,
-            "each function has its executor",
-        )
-        assert pins(learner) == set()
+        clients[creator].register_dag(dag, *chain(*functions))
+        assert pins(creator) == reserved() and pins(learner) == set()
+        assert {address_in(name) for name in reserved()} == {(HOST, 0), (NODE, 0), (NODE, 1)}
         eventually(lambda: exists(clients[learner], dag), "it is learned")
-        eventually(lambda: answer(clients[learner], dag, {"f": [1]}) == 4, "and called")
+        eventually(lambda: answer(clients[learner], dag, {functions[0]: [1]}) == 4, "and called")
         by_name = ray_sched.get_scheduler(learner)
-        assert ray.get(by_name.call_dag.remote(dag, {"f": [1]}), timeout=WAIT_S) == 4
+        assert ray.get(by_name.call_dag.remote(dag, {functions[0]: [1]}), timeout=WAIT_S) == 4
         client.delete_dag(dag)  # by its creator, and the second one by the group that learned it
         eventually(lambda: not any(exists(each, dag) for each in clients.values()), "both know it no more")
         eventually(lambda: all_reserved() == set() == pins(creator), "nor Ray its pins")
@@ -199,13 +197,9 @@ class TestTwoGroups:
         assert gossip_status(NODE)["peers"] == [f"group {HOST}"]
 
 
-def both_pins() -> set[str]:
-    return pins(HOST) | pins(NODE)
-
-
 def exists(client: Client, dag: str) -> bool:
     try:
-        answer(client, dag, {"f": [1]})
+        answer(client, dag, {})
     except ray_sched.NoSuchDagError:
         return False
     return True
