@@ -33,6 +33,7 @@ class Requester:
         self._lock = threading.Lock()
         self._idle: dict[int, list[zmq.Socket[bytes]]] = {}
         self._closed = False
+        self._ending = threading.Thread(target=self._context.term, name="requester-end", daemon=True)
 
     def ask(self, port: int, parts: list[bytes], what: str, *, timeout_s: float) -> list[bytes]:
         """The reply's parts to a request that is sent once; `what` names it in errors.
@@ -48,7 +49,7 @@ class Requester:
         """As `ask`, for what may be sent up to three times within `timeout_s`."""
         return self._ask(port, parts, what, timeout_s, tries=READ_TRIES)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         """End all requests under way with NotRunningError. Again is harmless."""
         with self._lock:
             self._closed = True
@@ -56,8 +57,11 @@ class Requester:
                 for socket in sockets:
                     socket.close(0)
             self._idle.clear()
-        # Sockets in use belong to their threads, which are woken by this and close them.
-        self._context.term()
+            if self._ending.ident is None:
+                self._ending.start()
+        # Sockets in use belong to their threads, which are woken by this and close them. One that Ctrl-C came
+        # upon, just as it was made or put back, is closed by nobody: not to be waited for without end.
+        self._ending.join(timeout_s)
 
     def _ask(self, port: int, parts: list[bytes], what: str, timeout_s: float, tries: int) -> list[bytes]:
         sockets: list[zmq.Socket[bytes]] = []

@@ -99,3 +99,13 @@ def test_closing_ends_what_waits(server: zmq.Socket[bytes], requester: Requester
     assert [str(error) for error in errors] == ["ask: the client was closed"]
     with pytest.raises(NotRunningError):
         requester.ask(PORT, [b"?"], "ask", timeout_s=PATIENCE_S)
+
+
+def test_a_socket_that_an_interrupt_left_open_holds_up_no_close() -> None:
+    requester = Requester(IP)
+    left = requester._socket(PORT)  # Ctrl-C came before anybody could close it
+    requester.close(timeout_s=0.1)
+    assert not left.closed
+    left.close(0)
+    requester.close()
+    assert requester._context.closed
