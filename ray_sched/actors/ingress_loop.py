@@ -533,8 +533,11 @@ class IngressLoop:
         The Policy may not have heard yet who left, and whoever comes after it is not to be pinned for it.
         """
         for ip, tid, kind, message in sends:
-            if kind not in PINNING or not self._table.has_left((ip, tid)):
-                self.out.put((ip, tid), kind, message)
+            if kind in PINNING:
+                if self._table.has_left((ip, tid)):
+                    continue
+                self._table.told_to_pin((ip, tid), pinned_by(kind, message), unpin=kind == "unpin")
+            self.out.put((ip, tid), kind, message)
 
     def snapshot(self, now: float) -> Update:
         """What is known of the executors. In the loop's thread."""
@@ -566,6 +569,11 @@ class IngressLoop:
         batch = self._arrivals.take()
         if batch is not None:
             self._events_lane.tell(self._stats, "record", batch)
+
+
+def pinned_by(kind: str, message: bytes) -> str:
+    """The function of a message to pin it, or to unpin it."""
+    return message.decode() if kind == "unpin" else internal_pb2.PinFunction.FromString(message).name
 
 
 def seed(config: Config, part: Part | None) -> int | str | None:

@@ -27,6 +27,8 @@ class Attempt:
     alone: bool = True
     """No other unnamed answer than its own can come while it is in the lane."""
     pin: Pin | None = None
+    asked_before: bool = False
+    """Its executor was asked for the function before, and may have it since then, whatever it answers."""
     abandoned: bool = False
     """Its transaction failed meanwhile: an acceptance is undone at once."""
 

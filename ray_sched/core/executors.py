@@ -96,6 +96,7 @@ class Executor:
         "seq",
         "suspected",
         "tid",
+        "unpinning",
         "utilization",
     )  # fmt: skip
 
@@ -113,6 +114,9 @@ class Executor:
         """Pins that no status has confirmed yet, and since when."""
         self.hearsay: set[str] = set()
         """Functions of which peers say that it holds them, and nobody here knows it."""
+        self.unpinning: set[str] = set()
+        """Functions that it was told from here to unpin, and that no status of it lacked since: the authority
+        is to hear of that status, though it may change nothing here."""
         self.free = False
         self.backing_off = False
         self.backoff_until = 0.0
@@ -206,6 +210,9 @@ class ExecutorTable:
             executor.joined = seq
             changed = True
         executor.ahead = False
+        if executor.unpinning:
+            executor.unpinning.intersection_update(status.functions)
+            changed = True
         executor.last_seen = now
         executor.reported = True
         if executor.gpu != status.gpu:
@@ -269,6 +276,12 @@ class ExecutorTable:
         if executor is not None:
             self._release(executor, function)
             self.dirty[address] = None
+
+    def told_to_pin(self, address: Address, function: str, *, unpin: bool = False) -> None:
+        """The authority's message to an executor passed here."""
+        executor = self.executors.get(address)
+        if executor is not None:
+            (executor.unpinning.add if unpin else executor.unpinning.discard)(function)
 
     def died(self, address: Address, seq: int = 0) -> None:
         """Its process has ended and another one follows: it holds nothing, and takes nothing until that

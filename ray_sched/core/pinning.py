@@ -21,7 +21,8 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
   missing, its pins hold again; otherwise it is told to unpin them.
 - What was asked of an executor is remembered until it is certain that it does not have it, over restarts,
   too (`recall`): a function that it reports, that was asked for here and that no DAG has, it is told to
-  unpin again. What was never asked for here belongs to another scheduler and is left alone.
+  unpin again. What was never asked for here belongs to another scheduler and is left alone. So does what
+  it has anew after it rejected it, or after a status without it that followed its acceptance and its unpin.
 - After a restart nothing is pinned or unpinned before it is known which DAGs there are.
 - Lost pins go first: a new DAG gets no room that those of another one wait for.
 """
@@ -104,6 +105,8 @@ class Pinning(Placing):
         """The pins of executors that are gone, should they come back with them."""
         self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
         """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
+        self._unpinned: dict[Address, set[str]] = {}
+        """What executors held for certain and were told to unpin, and no status of theirs lacked since."""
         self._knows_dags = True
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
@@ -212,13 +215,16 @@ class Pinning(Placing):
             for attempt in self._sent:
                 asked = attempt.address == address and not attempt.reserving
                 if asked and attempt.request.function == function:
-                    return self._answered(attempt, success, now) + self._advance(now)
+                    return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
+            if success and address in self._table.executors and not self._is_held(address, function):
+                # It was told to unpin it when it was given up; that may have been lost.
+                self._ask_again(address, function, now)
             return []
         del self._unanswered[:1]
         for attempt in self._sent:
             if attempt.in_lane and attempt.alone:
-                return self._answered(attempt, success, now) + self._advance(now)
+                return self._answered(attempt, success, now, said=True) + self._advance(now)
         self.late_answers += 1
         return []
 
@@ -253,6 +259,8 @@ class Pinning(Placing):
         leaving = self._leaving.get(address, {})
         for function in [f for f in leaving if f not in functions]:
             self._left(address, function)
+        for function in sorted(self._unpinned.get(address, set()).difference(functions)):
+            effects += self._forget(address, function)
         effects += self._confirmed(address, functions, now)
         effects += self._take_back(address, functions, now)
         effects += self._unpin_again(address, functions, now)
@@ -411,10 +419,13 @@ class Pinning(Placing):
             attempt.alone = not self._unanswered
             self._unanswered.append((address, now))
         attempt.deadline = now + self._pin_timeout_s
+        attempt.asked_before = (address, request.function) in self._asked
         self._ask_again(address, request.function, now)
+        self._expect_no_end(address, request.function)
         return [SendPin(address, request.function, request.batching)]
 
-    def _answered(self, attempt: Attempt, accepted: bool, now: float) -> list[Effect]:
+    def _answered(self, attempt: Attempt, accepted: bool, now: float, *, said: bool = False) -> list[Effect]:
+        """`said`: by the executor itself, not for its silence."""
         address = attempt.address
         assert address is not None
         pin = attempt.target()
@@ -438,7 +449,10 @@ class Pinning(Placing):
         attempt.rejected = True
         if not attempt.abandoned:
             self._waiting.append(attempt)
-        return self.ledger.drop(pin)
+        effects = self.ledger.drop(pin)
+        if said and not attempt.asked_before:
+            effects += self._forget(address, pin.function)
+        return effects
 
     def _finish_complete(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -502,6 +516,7 @@ class Pinning(Placing):
             self._table.unpinned(address, function)
             self._ask_again(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
+            self._unpinned.setdefault(address, set()).add(function)
         self.history.note(
             now, (function, _name(address)), "{} was told to unpin {}", _name(address), function
         )
@@ -510,7 +525,9 @@ class Pinning(Placing):
     def _ask_again(self, address: Address, function: str, now: float, tries: int = 0) -> None:
         self._asked[address, function] = (now, tries)
         if len(self._asked) > ASKED_KEPT:
-            del self._asked[next(iter(self._asked))]
+            oldest = next(iter(self._asked))
+            del self._asked[oldest]
+            self._expect_no_end(*oldest)
 
     def _unpin_again(self, address: Address, functions: Iterable[str], now: float) -> list[Effect]:
         """An unpin may be lost while the ingress restarts: what a status says, counts."""
@@ -547,8 +564,15 @@ class Pinning(Placing):
         return effects
 
     def _forget(self, address: Address, function: str) -> list[Effect]:
-        del self._asked[address, function]
+        self._asked.pop((address, function), None)
+        self._expect_no_end(address, function)
         return [Forget(address, function)]
+
+    def _expect_no_end(self, address: Address, function: str) -> None:
+        unpinned = self._unpinned.get(address, set())
+        unpinned.discard(function)
+        if not unpinned:
+            self._unpinned.pop(address, None)
 
     def _left(self, address: Address, function: str) -> None:
         leaving = self._leaving[address]

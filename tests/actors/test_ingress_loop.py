@@ -117,6 +117,10 @@ class Setting:
         self.loop.stop()
 
 
+def pin(function: str) -> bytes:
+    return internal_pb2.PinFunction(name=function).SerializeToString()
+
+
 @pytest.fixture
 def ingress() -> Iterator[Setting]:
     setting = Setting()
@@ -253,13 +257,13 @@ def test_an_absurd_utilization_is_taken_for_none_or_full(ingress: Setting, utili
 @pytest.mark.parametrize("told", ["by its status", "by the policy", "by a whole table"])
 def test_what_waits_for_an_executor_that_left_is_not_its_successors(ingress: Setting, told: str) -> None:
     ingress.lease()
-    ingress.send("pin", b"before")  # nobody listens at its address
+    ingress.send("pin", pin("before"))  # nobody listens at its address
     status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False).SerializeToString()
     removed = {} if told == "by a whole table" else {(HOST, 0): 1}
     update = Update(1, 1, not removed, (), removed, {}, {}, time.monotonic() + 1000.0)
 
     def in_one_turn(now: float) -> None:
-        ingress.loop.send(((HOST, 0, "pin", b"just before"),))
+        ingress.loop.send(((HOST, 0, "pin", pin("just before")),))
         if told == "by its status":
             ingress.loop._on_status(status, now)
         else:
@@ -267,15 +271,15 @@ def test_what_waits_for_an_executor_that_left_is_not_its_successors(ingress: Set
 
     ingress.loop.mailbox.put(in_one_turn)
     ingress.until(lambda: executors(ingress) == 0)
-    ingress.send("pin", b"too late")  # whoever sent it had not heard
+    ingress.send("pin", pin("too late"))  # whoever sent it had not heard
     if told == "by its status":
         time.sleep(2 * FAREWELL_MS / 1000)  # only then it is given up
 
     with ingress.executor("pin") as successor:
         ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=HOST, running=True).SerializeToString())
         ingress.until(lambda: executors(ingress) == 1)
-        ingress.send("pin", b"in time")
-        assert successor.recv() == b"in time"
+        ingress.send("pin", pin("in time"))
+        assert successor.recv() == pin("in time")
 
 
 def test_what_was_sent_to_an_executor_just_before_it_said_goodbye_still_reaches_it(ingress: Setting) -> None:

@@ -141,6 +141,40 @@ def test_pins_that_are_not_answered_in_the_time_of_a_request_are_taken_back(
     assert client.delete_dag("dag").success
 
 
+def test_what_an_executor_has_given_up_is_another_schedulers_to_pin_there(
+    actors: Actors, client: LegacyClient, executor: PlayedExecutor
+) -> None:
+    def is_watched() -> bool:
+        """Whether it is told to unpin it should it report it."""
+        return ((NODE, 0), FUNCTION) in actors[names.POLICY]._record.asked
+
+    assert client.create_dag("dag", [FUNCTION]).success
+    executor.report(functions=[FUNCTION])
+    assert client.delete_dag("dag").success
+    executor.wait_for("unpin")
+    copy = actors[names.INGRESS]._loop._table
+    eventually(lambda: FUNCTION not in copy.functions, "the Ingress has heard of it")
+    assert is_watched()
+    executor.report(functions=[])  # nothing new to the Ingress
+    eventually(lambda: not is_watched(), "the unpin is known to have come")
+
+
+def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports(
+    actors: Actors, executor: PlayedExecutor
+) -> None:
+    loop = actors[names.INGRESS]._loop
+
+    def is_left_out() -> bool:
+        (known,) = actors[names.POLICY].status()["executors"]
+        return bool(known["overloaded"])
+
+    assert not is_left_out()
+    loop.mailbox.put(lambda now: loop._on_unsendable((NODE, 0)))
+    eventually(is_left_out, "the Policy leaves it out")
+    executor.report()
+    eventually(lambda: not is_left_out(), "it is taken again")
+
+
 def test_what_was_refused_before_it_was_heard_of_does_not_happen(
     actors: Actors, client: LegacyClient, executor: PlayedExecutor
 ) -> None:

@@ -730,12 +730,75 @@ def test_what_no_executor_has_is_forgotten_and_then_another_schedulers_to_pin_th
     c.answer(True)
     c.status(A, "f")
     c.pinning.release("dag", c.now)
-    c.status(A)
-    c.later(QUARANTINE_S)
-    assert c.pinning.reconcile({}, [], c.now, c.now) == [Forget(A, "f")]
+    assert c.status(A) == [Forget(A, "f")]
     c.later(5.0)
     assert c.status(A, "f") == []
     assert c.pinning.reconcile({}, [], c.now, c.now) == []
+
+
+def test_what_an_executor_reports_without_the_function_that_it_has_not_taken_yet_forgets_nothing() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.later(TIMEOUT_S)
+    assert c.status(A) == []  # the pin may still be on its way to it
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
+    assert c.status(A) == [Forget(A, "f")]
+
+
+def test_a_pin_that_nobody_answered_is_forgotten_when_it_cannot_be_on_its_way_any_more() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.later(TIMEOUT_S)
+    c.status(A)
+    c.later(QUARANTINE_S - 2.0)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == []
+    c.later(2.0)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == [Forget(A, "f")]
+    assert c.status(A, "f") == []
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_an_executor_rejected_is_another_schedulers_to_pin_there(named: bool) -> None:
+    c = Cluster(A)
+    pin = sent(c.create("dag", "f"))
+    assert Forget(A, "f") in c.answer(False, pin if named else None)
+    c.later(5.0)
+    assert c.status(A, "f") == []
+    assert c.pinning.reconcile({}, [], c.now, c.now) == []
+
+
+def test_an_executor_that_rejects_what_it_was_asked_for_before_may_hold_it_since() -> None:
+    c = Cluster(A)
+    c.create("first", "f")
+    c.later(TIMEOUT_S)
+    pin = sent(c.create("second", "f"))
+    assert Forget(A, "f") not in c.answer(False, pin)
+    c.later(5.0)
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
+
+
+def test_a_pin_that_is_accepted_after_it_was_forgotten_is_taken_back() -> None:
+    c = Cluster(A)
+    pin = sent(c.create("dag", "f"))
+    c.answer(False, pin)
+    assert c.answer(True, pin) == []
+    assert c.status(A, "f") == []  # too soon
+    c.later(5.0)
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
+
+
+def test_a_function_that_is_pinned_anew_is_not_forgotten_by_the_end_of_the_pin_before() -> None:
+    c = Cluster(A)
+    for _ in range(2):
+        c.create("dag", "f")
+        c.answer(True)
+        c.status(A, "f")
+        c.pinning.release("dag", c.now)
+        c.later(2.0)
+    pin = sent(c.create("dag", "f"))
+    assert c.status(A) == []
+    c.later(TIMEOUT_S)
+    assert c.status(A, "f") == [SendUnpin(A, "f")], pin
 
 
 def test_a_new_dag_gets_no_room_that_a_lost_pin_waits_for() -> None:

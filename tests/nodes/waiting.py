@@ -39,6 +39,11 @@ def executors(group: str) -> set[Address]:
     return {(e["ip"], e["tid"]) for e in policy_status(group).get("executors", [])}
 
 
+def free(group: str) -> int:
+    """How many executors the scheduler takes for free."""
+    return sum(executor["free"] for executor in policy_status(group).get("executors", []))
+
+
 def pins(group: str) -> set[str]:
     """Those that hold, as their placement groups are called."""
     return {

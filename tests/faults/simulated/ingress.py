@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_sched.actors.doubts import Doubts
+from ray_sched.actors.ingress_loop import PINNING, pinned_by
 from ray_sched.actors.ledger import Ledger
 from ray_sched.actors.lost_calls import destination_of
 from ray_sched.core.dags import Plan, plan_of
@@ -104,8 +105,11 @@ class Ingress(Part):
 
     def send(self, sends: Iterable[Send]) -> None:
         for address, kind, message in sends:
-            if kind not in ("pin", "unpin") or not self.table.has_left(address):
-                self._world.send(self, self._world.executors[address[1]], kind, message)
+            if kind in PINNING:
+                if self.table.has_left(address):
+                    continue
+                self.table.told_to_pin(address, pinned_by(kind, message), unpin=kind == "unpin")
+            self._world.send(self, self._world.executors[address[1]], kind, message)
 
     # --- calls ---
 
