@@ -59,7 +59,8 @@ class Nodes:
             },
         )
         self.address: str = self._cluster.address
-        self.dashboard = dashboard
+        self.dashboard = f"http://{self._cluster.webui_url}" if dashboard else ""
+        """Its address; empty without one."""
         cluster.connect(self.address, START_S)
 
     def __enter__(self) -> Nodes:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from urllib.request import urlopen
 
 import pytest
 from ray.util import placement_group_table
@@ -39,6 +40,8 @@ CONFIG = Config(host=HEAD).replace(
     }
 )
 STOP_S = 30.0
+ENDED_S = 60.0
+"""Any call has a result or an error value by then; those on a dead node have it long before."""
 
 
 def two_slots(ip: str) -> set[tuple[str, int]]:
@@ -67,8 +70,16 @@ def ray_lists(nodes: Nodes) -> set[str]:
     """The pins in `ray list placement-groups`; without `ray[default]`, in the table that it prints."""
     if not nodes.dashboard:
         return reserved()
+    assert dashboard_shows(nodes) == reserved()
     asked = ("list", "placement-groups", "--filter", "state=CREATED", "--format", "json")
     return {info["name"] for info in json.loads(ray_prints(*asked, "--address", nodes.address))}
+
+
+def dashboard_shows(nodes: Nodes) -> set[str]:
+    """The table of placement groups on the page of a job in the dashboard, asked for as the page does."""
+    with urlopen(f"{nodes.dashboard}/api/v0/placement_groups?detail=1&limit=10000", timeout=30) as answered:
+        rows = json.load(answered)["data"]["result"]["result"]
+    return {row["name"] for row in rows if row["state"] == "CREATED"}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +120,7 @@ def test_the_tour(nodes: Nodes) -> None:
             eventually(lambda: answer(client, "tour", {"f": [1]}) == 4, "calls succeed again")
             before = load.succeeded
             eventually(lambda: load.succeeded > before + 20, "the load, too")
-        assert load.succeeded and not load.stuck
+        assert load.succeeded and not load.unanswered
         eventually(lambda: executors(HEAD) == everywhere - two_slots(victim), "the dead node's executors go")
         eventually(lambda: len(pins(HEAD)) == 3 and pins(HEAD) == reserved(), "every pin is made again")
         assert ray_lists(nodes) == pins(HEAD)
@@ -144,14 +155,15 @@ def pending() -> set[str]:
 
 
 class Load:
-    """Two callers without a pause, until the end of the block."""
+    """Two callers without a pause until the end of the block, who wait for the end of each call: one
+    for a direct response, one for a value in the store."""
 
     def __init__(self, client: Client) -> None:
         self.succeeded = 0
-        self.stuck = False
+        self.unanswered: list[str] = []
         self._client = client
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._call_on) for _ in range(2)]
+        self._threads = [threading.Thread(target=self._call_on, args=(direct,)) for direct in (False, True)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -161,12 +173,19 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(timeout=30)
-        self.stuck = any(thread.is_alive() for thread in self._threads)
+            thread.join()
 
-    def _call_on(self) -> None:
+    def _call_on(self, direct: bool) -> None:
         while not self._stopping.is_set():
-            if answer(self._client, "tour", {"f": [1]}) == 4:
-                self.succeeded += 1
-            else:
+            try:
+                future = self._client.call_dag("tour", {"f": [1]}, direct_response=direct)
+            except ray_sched.NoResourcesError:
                 time.sleep(0.01)
+                continue
+            try:
+                assert future.get(timeout_s=ENDED_S) == 4
+                self.succeeded += 1
+            except ray_sched.ExecutionError:
+                pass
+            except ray_sched.TimedOutError as error:
+                self.unanswered.append(str(error))
