@@ -69,6 +69,7 @@ class ExecutorRecord:
     last_seen: float
     utilization: float
     seq: int
+    hearsay: tuple[str, ...] = ()
 
 
 class Executor:
@@ -426,7 +427,7 @@ class ExecutorTable:
             return None
         return ExecutorRecord(
             e.ip, e.tid, e.gpu, tuple(sorted(e.functions)), tuple(e.fresh.items()), e.free,
-            e.backoff_until, e.last_seen, e.utilization, e.seq,
+            e.backoff_until, e.last_seen, e.utilization, e.seq, tuple(sorted(e.hearsay)),
         )  # fmt: skip
 
     def records(self) -> list[ExecutorRecord]:
@@ -460,6 +461,7 @@ class ExecutorTable:
         for function in wanted - executor.functions:
             self._hold(executor, function)
         executor.fresh = dict(record.fresh)
+        executor.hearsay = set(record.hearsay)
         self._back_off(executor, record.backoff_until)
         executor.reported |= record.seq > 0
         executor.last_seen = max(executor.last_seen, record.last_seen)

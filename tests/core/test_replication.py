@@ -41,6 +41,21 @@ def test_changes_reach_the_copy() -> None:
     assert not p.publisher.has_changes()
 
 
+def test_a_copy_knows_what_only_peers_say_and_whoever_starts_anew_from_it() -> None:
+    p = Pair()
+    p.status(A, "f")
+    p.table.merge_locations([("g", A), ("g", B)], 1.0)
+    p.replica.apply(p.publisher.next_update(1.0))
+    anew = table()
+    for record in p.copy.records():
+        anew.apply(record)
+    assert sorted(anew.locations()) == [("f", A), ("g", A), ("g", B)]
+    assert list(anew.told_locations()) == [("f", A)]
+    anew.on_status(Status(*B, ("g",)), 2.0)
+    assert sorted(anew.told_locations()) == [("f", A), ("g", B)]
+    anew.validate()
+
+
 def test_a_removal_leaves_alone_who_came_back_since() -> None:
     p = Pair()
     for table in (p.table, p.copy):
