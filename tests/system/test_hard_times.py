@@ -36,7 +36,6 @@ CONFIG = Config(host=HOST).replace(
         "executor.reference_timeout_s": 0.1,
         "policy.max_recent_calls": 0,
         "scheduler.executor_timeout_s": 2.0,
-        "scheduler.pin_timeout_s": 1.0,
     }
 )
 WAIT_S = 20.0
