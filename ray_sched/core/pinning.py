@@ -217,9 +217,10 @@ class Pinning(Placing):
                 if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
-            if success and address in self._table.executors and not self._is_held(address, function):
-                # It was told to unpin it when it was given up; that may have been lost.
-                self._ask_again(address, function, now)
+            is_news = (address, function) not in self._asked and address in self._table.executors
+            if success and is_news and not self._is_held(address, function):
+                # Should its unpin have been lost, its next status is reason enough to tell it again.
+                self._ask_again(address, function, now - self._settle_s)
             return []
         del self._unanswered[:1]
         for attempt in self._sent:

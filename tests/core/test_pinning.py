@@ -782,8 +782,6 @@ def test_a_pin_that_is_accepted_after_it_was_forgotten_is_taken_back() -> None:
     pin = sent(c.create("dag", "f"))
     c.answer(False, pin)
     assert c.answer(True, pin) == []
-    assert c.status(A, "f") == []  # too soon
-    c.later(5.0)
     assert c.status(A, "f") == [SendUnpin(A, "f")]
 
 
