@@ -120,6 +120,8 @@ class Group:
             for role, facts in group._await_ready(deadline, config.start_timeout_s):
                 if on_ready:
                     on_ready(role, facts, time.monotonic() - began)
+            if config.host in config.scheduler_ips:
+                group._await_reports(deadline, config.start_timeout_s)
         except BaseException:
             group.stop(_CLEANUP_S)
             raise
@@ -207,6 +209,22 @@ class Group:
             role = pending.pop(ref)
             yield role, _get(role, ref, deadline, timeout_s)
 
+    def _await_reports(self, deadline: float, timeout_s: float) -> None:
+        """Else whoever creates a DAG right after the start would hear that no executor is free."""
+        roles = {names.executor_address(role): role for role in self.handles if names.is_executor(role)}
+        while roles:
+            is_late = time.monotonic() > deadline
+            asked = self.handles[names.POLICY].unknown.remote(list(roles))
+            # It was ready: a moment past the deadline it says what is missing.
+            unknown = _get(names.POLICY, asked, deadline + _CLEANUP_S, timeout_s)
+            roles = {address: roles[address] for address in unknown}
+            if roles and is_late:
+                missing = ", ".join(roles.values())
+                raise TimedOutError(
+                    f"no status of {missing} has reached the policy within start_timeout_s = {timeout_s:g} s"
+                )
+            time.sleep(_POLL_S if roles else 0)
+
 
 def _refuse_second(group: str) -> None:
     roles = names.roles_by_group().get(group)
@@ -254,10 +272,9 @@ def _own_node(host: str) -> dict[str, Any]:
     return next(node for node in [*by_address, *nodes] if by_address or node["NodeID"] == here)
 
 
-def _get(role: str, ref: Any, deadline: float, timeout_s: float) -> dict[str, Any]:
+def _get(role: str, ref: Any, deadline: float, timeout_s: float) -> Any:
     try:
-        facts: dict[str, Any] = ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
-        return facts
+        return ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
     except GetTimeoutError:
         raise TimedOutError(f"{role} did not become ready within start_timeout_s = {timeout_s:g} s") from None
     except (RayTaskError, RayActorError) as error:

@@ -213,6 +213,12 @@ class PolicyActor:
         with self._lock:
             return list(self._table.told_locations())
 
+    def unknown(self, addresses: list[Address]) -> list[Address]:
+        """Those of them that have not reported yet."""
+        with self._lock:
+            known = self._table.executors
+            return [a for a in addresses if a not in known or not known[a].reported]
+
     def ready(self) -> dict[str, Any]:
         self._recovered.wait(self._config.start_timeout_s)
         return {"policy": self._config.policy.name}

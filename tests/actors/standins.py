@@ -14,6 +14,7 @@ import ray
 from ray_sched.actors import names
 from ray_sched.actors.group import Part, Parts
 from ray_sched.config import Config
+from ray_sched.core.executors import Address
 from ray_sched.errors import PortTakenError
 
 
@@ -50,6 +51,10 @@ class Stats(StandIn):
 
 class Policy(StandIn):
     role = names.POLICY
+
+    def unknown(self, addresses: list[Address]) -> list[Address]:
+        """Each is heard of later than the one before."""
+        return addresses[1:]
 
 
 class Scheduler(StandIn):
@@ -90,18 +95,18 @@ class Executor(StandIn):
         self.role = f"executor {tid}{' gpu' if gpu else ''}"
 
 
-class BrokenPolicy(StandIn):
+class BrokenPolicy(Policy):
     def ready(self) -> dict[str, Any]:
         raise PortTakenError("port 5000 is taken by somebody")
 
 
-class StillbornPolicy(StandIn):
+class StillbornPolicy(Policy):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         raise PortTakenError("port 5001 is taken by somebody else")
 
 
-class DeafPolicy(StandIn):
+class DeafPolicy(Policy):
     """Comes up, and then answers nothing."""
 
     def status(self) -> dict[str, Any]:
@@ -112,10 +117,17 @@ class DeafPolicy(StandIn):
         time.sleep(600)
 
 
-class SlowPolicy(StandIn):
+class SlowPolicy(Policy):
     def ready(self) -> dict[str, Any]:
         time.sleep(600)
         return {}
+
+
+class UntoldPolicy(Policy):
+    """Executors report, and it does not hear them."""
+
+    def unknown(self, addresses: list[Address]) -> list[Address]:
+        return addresses[:1]
 
 
 def parts(policy: type[StandIn] = Policy) -> Parts:

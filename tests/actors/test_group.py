@@ -118,10 +118,19 @@ def test_an_actor_that_cannot_start_gives_its_own_error_and_nothing_stays(
     assert config.host not in names.roles_by_group()
 
 
-def test_a_start_that_takes_too_long_is_given_up(config: Config) -> None:
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (standins.SlowPolicy, "policy did not become ready within start_timeout_s = 6 s"),
+        (standins.UntoldPolicy, "no status of executor-.* has reached the policy within"),
+    ],
+)
+def test_a_start_that_takes_too_long_is_given_up(
+    config: Config, policy: type[standins.StandIn], words: str
+) -> None:
     config = dataclasses.replace(config, start_timeout_s=6.0)
-    with pytest.raises(TimedOutError, match="policy did not become ready within start_timeout_s = 6 s"):
-        Group.start(config, parts=standins.parts(standins.SlowPolicy))
+    with pytest.raises(TimedOutError, match=words):
+        Group.start(config, parts=standins.parts(policy))
     assert config.host not in names.roles_by_group()
 
 
