@@ -6,23 +6,24 @@ and says what came of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from ray_sched.actors.ledger import Ledger, Noted, read
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
+from ray_sched.core.open_calls import Doubtful
 
 GRACE_S: Final = 2.0
 """How long what still was on its way to an executor has to arrive at the one that takes its place."""
 BEFORE_DEATH_S: Final = 5.0
 """A killed ingress had sent what is older; but not what comes back to it, as a continuation does."""
 MAX_UNSENT: Final = 50_000
+MAX_AGAIN_S: Final = 30.0
+"""How long the calls that are found open may go without another look, which comes less and less often."""
 GONE: Final = Destination("", "", "", False, "gone", False)
 """What stands among the noted calls where an executor was found gone, for the process after this one."""
-
-Doubtful = tuple[tuple[Address, ...], Destination]
-"""Who was sent a call, and where its result is waited for."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,20 @@ class Due:
     gone: dict[Address, float]
     """The executors that went, and when: later calls went to those that took their place."""
     unsent: tuple[Destination, ...]
+    again: tuple[Doubtful, ...]
+    """What was open at the last look."""
 
     def doubtful(self) -> list[Doubtful]:
         """Reads all that was noted: not for a loop that has calls to decide."""
-        doubtful: list[Doubtful] = [((), to) for to in self.unsent]
+        doubtful = [*self.again, *(Doubtful((), to) for to in self.unsent)]
         doubtful += [
-            (call.executors, call.to)
+            Doubtful(call.executors, call.to)
             for call in read(self.noted)
             if call.at > self.young
             and call.to != GONE
             and any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
         ]
-        doubtful += [(call.executors, call.to) for call in unsent_by_the_dead(self.past, self.young)]
+        doubtful += [Doubtful(call.executors, call.to) for call in unsent_by_the_dead(self.past, self.young)]
         return doubtful
 
 
@@ -60,6 +63,9 @@ class Doubts:
         self._due_at = now + GRACE_S
         self._gone: dict[Address, float] = {}
         self._unsent: dict[Destination, None] = {}
+        self._again: dict[Destination, Doubtful] = {}
+        """The calls that were open at the last look."""
+        self._again_at = self._again_after_s = 0.0
         self._asking: Due | None = None
         past = ledger.copy()
         unsent = unsent_by_the_dead(past, now - timeout_s)
@@ -90,18 +96,28 @@ class Doubts:
         started = now >= self._due_at
         gone = {a: at for a, at in self._gone.items() if started and now >= at + GRACE_S}
         past = self._past if started else b""
-        if not (gone or past or self._unsent):
+        again = tuple(self._again.values()) if now >= self._again_at else ()
+        if not (gone or past or self._unsent or again):
             return None
+        if not again:
+            self._again_after_s = GRACE_S / 2
         noted = self._ledger.copy() if gone else b""
-        self._asking = Due(now - self._timeout_s, past, noted, gone, tuple(self._unsent))
+        self._asking = Due(now - self._timeout_s, past, noted, gone, tuple(self._unsent), again)
         self._unsent = {}
         return self._asking
 
-    def looked_after(self, done: bool) -> None:
-        """The last that was due; where it could not be `done`, it is due again."""
+    def looked_after(self, done: bool, still_open: Iterable[Doubtful], now: float) -> None:
+        """The last that was due, of which some are open; where it could not be `done`, it is due again."""
         due, self._asking = self._asking, None
         assert due is not None
         if done:
+            for call in due.again:
+                self._again.pop(call.to, None)
+            for call in still_open:
+                if len(self._again) < MAX_UNSENT:
+                    self._again[call.to] = call
+            self._again_after_s = min(2 * self._again_after_s, MAX_AGAIN_S)
+            self._again_at = now + self._again_after_s
             # One that went again meanwhile is due again.
             self._gone = {a: at for a, at in self._gone.items() if at > due.gone.get(a, 0.0)}
             self._past = b"" if due.past else self._past

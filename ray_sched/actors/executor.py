@@ -15,6 +15,7 @@ from ray_sched.actors.names import executor_role
 from ray_sched.actors.process import leave_for_restart, prepare_log
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.executor.server import ExecutorServer
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ class ExecutorActor:
         """Finish what is here, and leave for good."""
         self._server.depart()
 
-    def open_keys(self) -> list[str]:
-        """As `ExecutorServer.open_keys`."""
-        return self._server.open_keys()
+    def open_calls(self) -> OpenCalls:
+        """As `ExecutorServer.open_calls`."""
+        return self._server.open_calls()
 
     def why(self, name: str) -> Account:
         """What happened here to a call, a function or a DAG; to all, for this executor's own address."""

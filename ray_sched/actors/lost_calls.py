@@ -16,13 +16,14 @@ from typing import Any, Final
 import ray
 
 from ray_sched.actors import names
-from ray_sched.actors.doubts import Doubtful, Doubts, Due, unsent_by_the_dead
+from ray_sched.actors.doubts import Doubts, Due, unsent_by_the_dead
 from ray_sched.actors.ledger import Ledger
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import MAX_SHARDS, Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
+from ray_sched.core.open_calls import Doubtful, OpenCalls, judge
 from ray_sched.core.partition import FRONT, Part
 from ray_sched.errors import LatticeMismatchError, NotRunningError
 from ray_sched.kvs.client import KvsClient
@@ -77,13 +78,15 @@ class LostCalls:
     def _hand_over(self, due: Due) -> None:
         done = True
         doubtful = due.doubtful()
+        still_open: list[Doubtful] = []
         try:
             for start in range(0, len(doubtful), BATCH):
-                self._scheduler.get("settle_calls", doubtful[start : start + BATCH], timeout_s=60.0)
+                batch = doubtful[start : start + BATCH]
+                still_open += self._scheduler.get("settle_calls", batch, timeout_s=60.0)
         except Exception as error:
             log.warning("calls=%d that may be lost are looked after later: %s", len(doubtful), error)
             done = False
-        self._mailbox.put(lambda now: self._doubts.looked_after(done))
+        self._mailbox.put(lambda now: self._doubts.looked_after(done, still_open, now))
 
 
 def _adopt(config: Config, ledger: Ledger, shards: int, now: float) -> None:
@@ -105,39 +108,49 @@ def _file(config: Config, shard: int) -> Path:
     return runtime_file(config, "calls" if shard == FRONT else f"calls-{shard}")
 
 
-def settle(config: Config, kvs: KvsClient, doubtful: Iterable[Doubtful]) -> int:
-    """The Scheduler's side: write the error value for each call that none of our executors is at.
+def settle(
+    config: Config, kvs: KvsClient, doubtful: Iterable[Doubtful], is_known: Callable[[Address], bool]
+) -> list[Doubtful]:
+    """The Scheduler's side: write the error value for each call that is lost; gives those that are open.
 
-    Returns for how many. Of a foreign executor nobody can ask that: what it still gives outranks the error.
+    Of a foreign executor nobody can ask what it is at: what it still gives outranks the error. `is_known`
+    tells whether the table has an executor.
     Raises KvsError, TimedOutError.
     """
     calls = list(doubtful)
-    held = _held(config, {address for executors, _ in calls for address in executors})
-    lattices = dict(last_resort(to, LOST) for _, to in calls if to.key not in held)
+    told, unheard = _ask(config, {address for call in calls for address in call.executors}, is_known)
+    verdict = judge(calls, told, unheard)
     try:
-        kvs.put_many(lattices)
+        kvs.put_many(dict(last_resort(call.to, LOST) for call in verdict.lost))
     except LatticeMismatchError as error:  # such a key has a value
         log.info("%s", error)
-    return len(lattices)
+    return verdict.open
 
 
-def _held(config: Config, addresses: set[Address]) -> set[str]:
-    """Where the open calls of those executors that are ours go."""
-    refs: list[Any] = []
+def _ask(
+    config: Config, addresses: set[Address], is_known: Callable[[Address], bool]
+) -> tuple[list[OpenCalls], set[Address]]:
+    """What those executors that are ours tell, and who tells nothing though it may be at calls: one that is
+    being started anew or hangs, and a foreign one."""
+    asked: dict[Any, Address] = {}
+    unheard: set[Address] = set()
     for address in addresses:
         try:
             executor = names.find(config.group_name, names.executor_role(*address))
         except NotRunningError:
+            if is_known(address):
+                unheard.add(address)
             continue
-        refs.append(executor.open_keys.remote())
-    held: set[str] = set()
-    done, _ = ray.wait(refs, num_returns=len(refs), timeout=ANSWER_S) if refs else ([], [])
+        asked[executor.open_calls.remote()] = address
+    told: list[OpenCalls] = []
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    unheard.update(asked[ref] for ref in late)
     for ref in done:
         try:
-            held.update(ray.get(ref))
-        except ray.exceptions.RayError:
-            continue  # it ends: the next one answers what this one had taken on
-    return held
+            told.append(ray.get(ref))
+        except ray.exceptions.RayError:  # it ends: the next one answers what this one had taken on
+            unheard.add(asked[ref])
+    return told, unheard
 
 
 def destination_of(kind: str, message: bytes) -> Destination | None:

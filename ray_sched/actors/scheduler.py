@@ -23,7 +23,6 @@ import ray
 from ray_sched import values
 from ray_sched.actors import names
 from ray_sched.actors.catalog import Catalog
-from ray_sched.actors.doubts import Doubtful
 from ray_sched.actors.ingresses import Ingresses
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.lost_calls import settle
@@ -37,8 +36,9 @@ from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Limits
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
-from ray_sched.core.executors import ExecutorTable
+from ray_sched.core.executors import Address, ExecutorTable
 from ray_sched.core.history import Ring
+from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.pins import pin_requests
 from ray_sched.core.policies import load_policy
 from ray_sched.core.registry import Registry
@@ -446,9 +446,14 @@ class SchedulerActor:
     # --- calls that may be lost ---
 
     @ray.method(concurrency_group="lists")
-    def settle_calls(self, doubtful: Sequence[Doubtful]) -> int:
-        """Write the error value for those that nobody is at; returns for how many. Raises KvsError."""
-        return settle(self._config, self._kvs, doubtful)
+    def settle_calls(self, doubtful: Sequence[Doubtful]) -> list[Doubtful]:
+        """Write the error value for those that are lost; gives those that are open. Raises KvsError."""
+
+        def is_known(address: Address) -> bool:
+            with self._lock:
+                return address in self._table.executors
+
+        return settle(self._config, self._kvs, doubtful, is_known)
 
     # --- the table ---
 

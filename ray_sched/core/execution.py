@@ -18,10 +18,12 @@ so that what is finished is not remembered.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ray_sched.core.dags import BEGIN
+from ray_sched.core.destination import Destination
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 
@@ -317,6 +319,18 @@ class Execution:
                 return [*refused, Report()]
             case Tick():
                 return list(self._expire(now))
+
+    def open_calls(self, begun: Mapping[int, Destination]) -> OpenCalls:
+        """How it stands with the calls that were taken on, by entry, and are not done. From any thread."""
+        waits = {waiting.entry: waiting for waiting in list(self._waiting.values()) if not waiting.running}
+        return OpenCalls(
+            [to.key for entry, to in begun.items() if entry not in waits],
+            [
+                (to.key, (waits[entry].schedule.target_function, len(waits[entry].triggers)))
+                for entry, to in begun.items()
+                if entry in waits
+            ],
+        )
 
     def next_work(self) -> Work | None:
         """Take the next piece of work off the queue, or None when there is nothing to do now."""

@@ -44,6 +44,7 @@ from ray_sched.core.execution import (
     Tick,
     Work,
 )
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
 from ray_sched.executor.functions import PREFIX, Functions, kind_of
@@ -222,9 +223,9 @@ class ExecutorServer:
         """Take no more pins, finish what is here, and leave, as when the management node says so."""
         self._events.put(DepartArrived())
 
-    def open_keys(self) -> list[str]:
-        """Where the results of the calls that were taken on and are not done go: keys, or ids."""
-        return [destination.key for destination in self._journal.open_calls().values()]
+    def open_calls(self) -> OpenCalls:
+        """How it stands with the calls that were taken on and are not done."""
+        return self._execution.open_calls(self._journal.open_calls())
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """Free the ports and end the threads; calls that are not done are answered with an error.

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_UNSENT, Doubts
+from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_AGAIN_S, MAX_UNSENT, Doubts
 from ray_sched.actors.ledger import Ledger
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
+from ray_sched.core.open_calls import Doubtful
 
 TIMEOUT_S = 600.0
 A: Address = ("10.0.0.1", 0)
@@ -37,7 +38,7 @@ class Ingress:
     def due(self, now: float) -> list[str] | None:
         """The calls to be looked after now, each once."""
         due = self.doubts.take_due(now)
-        return None if due is None else sorted({to.key for _, to in due.doubtful()})
+        return None if due is None else sorted({call.to.key for call in due.doubtful()})
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_the_calls_of_an_executor_that_is_gone_are_due_once_what_was_on_its_way_
     doubts.gone(A, 102.0)
     assert ingress.due(102.0 + GRACE_S - 0.1) is None
     assert ingress.due(102.0 + GRACE_S) == ["at A", "at both"]
-    doubts.looked_after(True)
+    doubts.looked_after(True, [], 0.0)
     assert ingress.due(200.0) is None
 
 
@@ -70,9 +71,9 @@ def test_nothing_else_is_due_until_the_last_is_looked_after_and_what_failed_is_d
     assert ingress.due(105.0) == ["at A", "unsent"]
     doubts.unsent(to("later"))
     assert ingress.due(106.0) is None
-    doubts.looked_after(False)
+    doubts.looked_after(False, [], 0.0)
     assert ingress.due(107.0) == ["at A", "later", "unsent"]
-    doubts.looked_after(True)
+    doubts.looked_after(True, [], 0.0)
     assert ingress.due(108.0) is None
 
 
@@ -83,8 +84,28 @@ def test_an_executor_that_goes_again_while_its_calls_are_looked_after_is_due_aga
     assert ingress.due(105.0) == ["first"]
     ingress.call("second", 106.0, A)
     doubts.gone(A, 107.0)
-    doubts.looked_after(True)  # 30 s after it was due: the store was down
+    doubts.looked_after(True, [], 0.0)  # 30 s after it was due: the store was down
     assert ingress.due(135.0) == ["first", "second"]
+
+
+def test_what_is_open_is_looked_at_again_and_less_and_less_often(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("open", 101.0, A)
+    doubts.gone(A, 102.0)
+    assert ingress.due(105.0) == ["open"]
+    now, pauses = 105.0, []
+    for _ in range(7):
+        doubts.looked_after(True, [Doubtful((A,), to("open"), (("g", 0),))], now)
+        began = now
+        while (due := doubts.take_due(now)) is None:
+            now += 0.5
+        assert due.doubtful() == [Doubtful((A,), to("open"), (("g", 0),))]
+        pauses.append(now - began)
+    assert pauses == [GRACE_S, 4.0, 8.0, 16.0, MAX_AGAIN_S, MAX_AGAIN_S, MAX_AGAIN_S]
+    doubts.looked_after(False, [], now)  # nobody could look
+    assert ingress.due(now) == ["open"]
+    doubts.looked_after(True, [], now)
+    assert ingress.due(now + 100.0) is None
 
 
 def test_calls_older_than_the_time_out_are_left_out(ingress: Ingress) -> None:
@@ -104,7 +125,7 @@ def test_a_killed_ingress_had_sent_what_is_older_but_not_what_comes_back_to_it(i
     ingress.start(135.0)
     assert ingress.due(135.0 + GRACE_S - 0.1) is None
     assert ingress.due(135.0 + GRACE_S) == ["comes back", "just before", "the last"]
-    ingress.doubts.looked_after(True)
+    ingress.doubts.looked_after(True, [], 0.0)
     assert ingress.due(150.0) is None
 
 
@@ -115,7 +136,7 @@ def test_an_ingress_killed_again_before_it_could_look_leaves_all_of_it_to_the_ne
     ingress.call("of the second", 121.0, A)
     ingress.start(130.0)
     assert ingress.due(140.0) == ["of the first", "of the second"]
-    ingress.doubts.looked_after(False)
+    ingress.doubts.looked_after(False, [], 0.0)
     assert ingress.due(141.0) == ["of the first", "of the second"]
 
 
@@ -126,7 +147,7 @@ def test_a_restart_forgets_no_call_of_an_executor_that_goes_later(ingress: Ingre
     ingress.start(160.0)
     ingress.call("new", 161.0, B)
     assert ingress.due(170.0) == ["the last"]
-    ingress.doubts.looked_after(True)
+    ingress.doubts.looked_after(True, [], 0.0)
     ingress.doubts.gone(A, 180.0)
     assert ingress.due(190.0) == ["long"]
 
@@ -148,7 +169,7 @@ def test_an_ingress_killed_before_it_looked_tells_the_next_which_executors_went(
     ingress.start(152.0)
     assert ingress.due(152.5) is None
     assert ingress.due(154.0) == ["at A", "the last"]
-    ingress.doubts.looked_after(True)
+    ingress.doubts.looked_after(True, [], 0.0)
     assert ingress.due(155.0) is None
 
 

@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from ray_sched.actors import names
-from ray_sched.actors.doubts import Doubtful
 from ray_sched.actors.link import Link
 from ray_sched.actors.lost_calls import BATCH, LOST, LostCalls, destination_of, settle
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
+from ray_sched.core.open_calls import Doubtful
 from ray_sched.errors import NotRunningError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice
@@ -38,17 +38,18 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.there = True
+        self.open: list[Doubtful] = []
         self.batches: list[list[Doubtful]] = []
 
-    def get(self, method: str, batch: Sequence[Doubtful], *, timeout_s: float) -> int:
+    def get(self, method: str, batch: Sequence[Doubtful], *, timeout_s: float) -> list[Doubtful]:
         assert (method, timeout_s > 0) == ("settle_calls", True)
         self.batches.append(list(batch))
         if not self.there:
             raise NotRunningError("it is being started anew")
-        return len(batch)
+        return self.open
 
     def keys(self) -> list[str]:
-        keys = [to.key for batch in self.batches for _, to in batch]
+        keys = [call.to.key for batch in self.batches for call in batch]
         self.batches.clear()
         return keys
 
@@ -112,6 +113,18 @@ def test_what_the_scheduler_did_not_take_is_handed_over_again(ingress: Ingress) 
     assert ingress.scheduler.keys() == []
 
 
+def test_what_is_open_is_handed_over_again(ingress: Ingress) -> None:
+    ingress.lost.unsent(to("open"))
+    ingress.lost.unsent(to("lost"))
+    ingress.scheduler.open = [Doubtful((A,), to("open"), (("g", 0),))]
+    ingress.tick(100.0)
+    assert ingress.scheduler.keys() == ["open", "lost"]
+    ingress.lost.tick(100.1)
+    ingress.scheduler.open = []
+    ingress.tick(110.0)
+    assert ingress.scheduler.batches == [[Doubtful((A,), to("open"), (("g", 0),))]]
+
+
 # --- the Scheduler's side ---
 
 
@@ -134,6 +147,10 @@ def no_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "find", find)
 
 
+def settled(kvs: KvsClient, *doubtful: Doubtful) -> list[Doubtful]:
+    return settle(Config(), kvs, doubtful, lambda address: False)
+
+
 def error_at(kvs: KvsClient, key: str) -> Any:
     lattice = kvs.get(key)
     assert lattice is not None
@@ -145,7 +162,7 @@ def error_at(kvs: KvsClient, key: str) -> Any:
 def test_a_call_that_nobody_is_at_has_the_error_value(
     kvs: KvsClient, no_executors: None, causal: bool
 ) -> None:
-    assert settle(Config(), kvs, [((A, B), to("key", causal=causal)), ((), to("other"))]) == 2
+    assert settled(kvs, Doubtful((A, B), to("key", causal=causal)), Doubtful((), to("other"))) == []
     for key in ("key", "other"):
         word, response = error_at(kvs, key)
         assert LOST in word
@@ -154,14 +171,14 @@ def test_a_call_that_nobody_is_at_has_the_error_value(
 
 def test_a_result_outranks_the_error_value_whichever_comes_first(kvs: KvsClient, no_executors: None) -> None:
     kvs.put_bytes("before", dumps(1))
-    settle(Config(), kvs, [((A,), to("before")), ((A,), to("after"))])
+    settled(kvs, Doubtful((A,), to("before")), Doubtful((A,), to("after")))
     kvs.put_bytes("after", dumps(2))
     assert (error_at(kvs, "before"), error_at(kvs, "after")) == (1, 2)
 
 
 def test_a_key_that_holds_something_else_costs_the_others_nothing(kvs: KvsClient, no_executors: None) -> None:
     kvs.put("a set", SetLattice(frozenset({b"member"})))
-    assert settle(Config(), kvs, [((A,), to("a set")), ((A,), to("key"))]) == 2
+    assert settled(kvs, Doubtful((A,), to("a set")), Doubtful((A,), to("key"))) == []
     assert kvs.get("a set") == SetLattice(frozenset({b"member"}))
     assert LOST in error_at(kvs, "key")[0]
 

@@ -369,7 +369,7 @@ def test_a_new_front_looks_after_what_shards_noted_and_nobody_else_does(tmp_path
     lost = LostCalls(config, Link(HOST, "scheduler"), Mailbox(), Part(FRONT, 2))
     due = lost._doubts.take_due(now + 10.0)
     assert due is not None
-    assert {to.key for _, to in due.doubtful()} == {"continued-1", "continued-3", "plain-3"}
+    assert {call.to.key for call in due.doubtful()} == {"continued-1", "continued-3", "plain-3"}
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{HOST}-calls", f"{HOST}-calls-1"]
     lost.close()
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_sched.core.destination import Destination
 from ray_sched.core.execution import (
     AnswerPin,
     CallArrived,
@@ -31,6 +32,7 @@ from ray_sched.core.execution import (
     TriggerArrived,
     UnpinArrived,
 )
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 
@@ -103,6 +105,32 @@ def test_a_function_runs_once_schedule_and_trigger_are_there(schedule_first: boo
     (run,) = runs(core)
     assert run == Run("f", (run.requests[0],), False)
     assert (run.requests[0].entry, bodies(run)) == (7, [[b"own"]])
+
+
+def test_what_waits_for_triggers_is_told_from_what_goes_on_by_itself() -> None:
+    def to(call: str) -> Destination:
+        return Destination.of_result(schedule(call))
+
+    core, begun = execution(), {1: to("waits"), 2: to("ready"), 3: to("multi"), 4: to("just came")}
+    feed(core, ScheduleArrived(schedule("waits", triggers=["a", "b"]), 1))
+    feed(core, ScheduleArrived(schedule("ready"), 2), ScheduleArrived(schedule("multi", multi=True), 3))
+    assert core.open_calls(begun) == OpenCalls(
+        ["just came"], [("waits", ("f", 0)), ("ready", ("f", 0)), ("multi", ("f", 0))]
+    )
+    feed(core, TriggerArrived(trigger("waits", "f", "b")))
+    feed(core, TriggerArrived(trigger("ready")), TriggerArrived(trigger("multi")))
+    told = OpenCalls(["ready", "multi", "just came"], [("waits", ("f", 1))])
+    assert core.open_calls(begun) == told
+    running = core.next_work()
+    assert isinstance(running, Run)
+    assert core.open_calls(begun) == told
+    feed(core, Finished(running, (True,)))
+    invalid = core.next_work()
+    assert isinstance(invalid, Run)
+    feed(core, Finished(invalid, (False,)))
+    assert core.open_calls({1: to("waits"), 3: to("multi")}) == OpenCalls(
+        [], [("waits", ("f", 1)), ("multi", ("f", 0))]
+    )
 
 
 def test_one_call_may_run_several_functions_here() -> None:

@@ -29,6 +29,7 @@ from ray_sched.core.execution import (
     Work,
 )
 from ray_sched.core.executors import Status
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.core.pins import answer_name
 from ray_sched.executor.journal import Journal
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -70,8 +71,8 @@ class Executor(Part):
         self.every(5.0, self._send_status)
         self.every(1.0, lambda: self._take_in(Tick()))
 
-    def open_keys(self) -> list[str]:
-        return [to.key for to in self._journal.open_calls().values()] if self.up else []
+    def open_calls(self) -> OpenCalls:
+        return self.execution.open_calls(self._journal.open_calls())
 
     def close(self) -> None:
         self._journal.close()

@@ -13,6 +13,7 @@ from ray_sched.actors.lost_calls import destination_of
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.dispatch import CALL, Dispatched, seq_at
 from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -172,8 +173,9 @@ class Ingress(Part):
             return
         doubts = self._doubts
 
-        def settled(why_not: str) -> None:
-            doubts.looked_after(not why_not)
+        def settled(answer: str | tuple[str, list[Doubtful]]) -> None:
+            why_not, still_open = (answer, []) if isinstance(answer, str) else answer
+            doubts.looked_after(not why_not, still_open, self.relay.now)
 
         self.relay.ask(
             self, scheduler, "doubtful calls", lambda told: scheduler.settle(due.doubtful(), told), settled

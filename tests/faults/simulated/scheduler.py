@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import Dispatched
-from ray_sched.core.executors import Address, ExecutorRecord, ExecutorTable
+from ray_sched.core.executors import ExecutorRecord, ExecutorTable
+from ray_sched.core.open_calls import Doubtful, judge
 from ray_sched.core.pins import pin_requests
 from ray_sched.core.registry import Registry
 from ray_sched.core.replication import Outcome, Publisher, Replica, Update
@@ -233,14 +233,15 @@ class Scheduler(Part):
             return self._dispatcher.call_dag(call, now, now)
         return self._dispatcher.call(call, now)
 
-    def settle(self, doubtful: list[tuple[tuple[Address, ...], Destination]], told: Told) -> None:
-        store = self._world.store
-        held = {key for executor in self._world.executors for key in executor.open_keys()}
-        lost = [to.key for _, to in doubtful if to.key not in held]
+    def settle(self, doubtful: list[Doubtful], told: Callable[[tuple[str, list[Doubtful]]], object]) -> None:
+        store, executors = self._world.store, self._world.executors
+        down = {executor.address for executor in executors if not executor.up}
+        verdict = judge(doubtful, [e.open_calls() for e in executors if e.up], down)
+        lost = [call.to.key for call in verdict.lost]
 
         def write() -> None:
             for key in lost:
                 store.values.setdefault(key, "error")
-            self.relay.tell(store, self, "errors stored", lambda: told(""))
+            self.relay.tell(store, self, "errors stored", lambda: told(("", verdict.open)))
 
-        self.relay.tell(self, store, f"errors for {' '.join(lost)}", write, lambda: told("no store"))
+        self.relay.tell(self, store, f"errors for {' '.join(lost)}", write, lambda: told(("no store", [])))
