@@ -6,7 +6,7 @@ and says what came of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ GRACE_S: Final = 2.0
 BEFORE_DEATH_S: Final = 5.0
 """A killed ingress had sent what is older; but not what comes back to it, as a continuation does."""
 MAX_UNSENT: Final = 50_000
+MAX_OPEN: Final = 50_000
 MAX_AGAIN_S: Final = 30.0
 """How long the calls that are found open may go without another look, which comes less and less often."""
 GONE: Final = Destination("", "", "", False, "gone", False)
@@ -44,13 +45,16 @@ class Due:
         """Reads all that was noted: not for a loop that has calls to decide."""
         doubtful = [*self.again, *(Doubtful((), to) for to in self.unsent)]
         doubtful += [
-            Doubtful(call.executors, call.to)
+            Doubtful(call.executors, call.to, call.continued)
             for call in read(self.noted)
             if call.at > self.young
             and call.to != GONE
             and any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
         ]
-        doubtful += [Doubtful(call.executors, call.to) for call in unsent_by_the_dead(self.past, self.young)]
+        doubtful += [
+            Doubtful(call.executors, call.to, call.continued)
+            for call in unsent_by_the_dead(self.past, self.young)
+        ]
         return doubtful
 
 
@@ -65,7 +69,9 @@ class Doubts:
         self._unsent: dict[Destination, None] = {}
         self._again: dict[Destination, Doubtful] = {}
         """The calls that were open at the last look."""
-        self._again_at = self._again_after_s = 0.0
+        self._again_at, self._again_after_s = 0.0, GRACE_S
+        self.unwatched = 0
+        """Open calls for which there was no room to look at them again."""
         self._asking: Due | None = None
         past = ledger.copy()
         unsent = unsent_by_the_dead(past, now - timeout_s)
@@ -99,25 +105,32 @@ class Doubts:
         again = tuple(self._again.values()) if now >= self._again_at else ()
         if not (gone or past or self._unsent or again):
             return None
-        if not again:
-            self._again_after_s = GRACE_S / 2
         noted = self._ledger.copy() if gone else b""
         self._asking = Due(now - self._timeout_s, past, noted, gone, tuple(self._unsent), again)
         self._unsent = {}
         return self._asking
 
-    def looked_after(self, done: bool, still_open: Iterable[Doubtful], now: float) -> None:
+    def looked_after(self, done: bool, still_open: Sequence[Doubtful], now: float) -> None:
         """The last that was due, of which some are open; where it could not be `done`, it is due again."""
         due, self._asking = self._asking, None
         assert due is not None
         if done:
-            for call in due.again:
-                self._again.pop(call.to, None)
+            before = {call.to for call in due.again}
+            for to in before:
+                self._again.pop(to, None)
+            # What is newly open has its second look soon, and nothing puts off that of the others.
+            if any(call.to not in before for call in still_open):
+                self._again_after_s = GRACE_S
+                at = now + GRACE_S
+                self._again_at = min(at, self._again_at) if self._again else at
+            elif before:
+                self._again_after_s = min(2 * self._again_after_s, MAX_AGAIN_S)
+                self._again_at = now + self._again_after_s
             for call in still_open:
-                if len(self._again) < MAX_UNSENT:
+                if len(self._again) < MAX_OPEN:
                     self._again[call.to] = call
-            self._again_after_s = min(2 * self._again_after_s, MAX_AGAIN_S)
-            self._again_at = now + self._again_after_s
+                else:
+                    self.unwatched += 1
             # One that went again meanwhile is due again.
             self._gone = {a: at for a, at in self._gone.items() if at > due.gone.get(a, 0.0)}
             self._past = b"" if due.past else self._past

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import MAX_SHARDS, Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
-from ray_sched.core.open_calls import Doubtful, OpenCalls, judge
+from ray_sched.core.open_calls import Doubtful, OpenCalls, Told, judge
 from ray_sched.core.partition import FRONT, Part
 from ray_sched.errors import LatticeMismatchError, NotRunningError
 from ray_sched.kvs.client import KvsClient
@@ -86,7 +86,14 @@ class LostCalls:
         except Exception as error:
             log.warning("calls=%d that may be lost are looked after later: %s", len(doubtful), error)
             done = False
-        self._mailbox.put(lambda now: self._doubts.looked_after(done, still_open, now))
+        self._mailbox.put(lambda now: self._looked_after(done, still_open, now))
+
+    def _looked_after(self, done: bool, still_open: list[Doubtful], now: float) -> None:
+        unwatched = self._doubts.unwatched
+        self._doubts.looked_after(done, still_open, now)
+        if self._doubts.unwatched > unwatched:
+            lost = self._doubts.unwatched - unwatched
+            log.warning("calls=%d of executors that are gone are open, and will not be looked at again", lost)
 
 
 def _adopt(config: Config, ledger: Ledger, shards: int, now: float) -> None:
@@ -109,17 +116,19 @@ def _file(config: Config, shard: int) -> Path:
 
 
 def settle(
-    config: Config, kvs: KvsClient, doubtful: Iterable[Doubtful], is_known: Callable[[Address], bool]
+    config: Config, kvs: KvsClient, doubtful: Iterable[Doubtful], known: Collection[Address]
 ) -> list[Doubtful]:
     """The Scheduler's side: write the error value for each call that is lost; gives those that are open.
 
-    Of a foreign executor nobody can ask what it is at: what it still gives outranks the error. `is_known`
-    tells whether the table has an executor.
+    Of a foreign executor nobody can ask what it is at: what it still gives outranks the error. `known` are
+    the executors of the table.
     Raises KvsError, TimedOutError.
     """
     calls = list(doubtful)
-    told, unheard = _ask(config, {address for call in calls for address in call.executors}, is_known)
-    verdict = judge(calls, told, unheard)
+    addresses = {address for call in calls for address in call.executors}
+    if any(call.continued for call in calls):
+        addresses.update(known)
+    verdict = judge(calls, _ask(config, addresses, known))
     try:
         kvs.put_many(dict(last_resort(call.to, LOST) for call in verdict.lost))
     except LatticeMismatchError as error:  # such a key has a value
@@ -127,30 +136,27 @@ def settle(
     return verdict.open
 
 
-def _ask(
-    config: Config, addresses: set[Address], is_known: Callable[[Address], bool]
-) -> tuple[list[OpenCalls], set[Address]]:
-    """What those executors that are ours tell, and who tells nothing though it may be at calls: one that is
-    being started anew or hangs, and a foreign one."""
+def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address]) -> Told:
+    """What those of them that are ours are at."""
     asked: dict[Any, Address] = {}
     unheard: set[Address] = set()
     for address in addresses:
         try:
             executor = names.find(config.group_name, names.executor_role(*address))
+            asked[executor.open_calls.remote()] = address
         except NotRunningError:
-            if is_known(address):
+            if address in known:
                 unheard.add(address)
-            continue
-        asked[executor.open_calls.remote()] = address
-    told: list[OpenCalls] = []
+        except AttributeError:  # an actor of an older version
+            unheard.add(address)
+    calls: list[OpenCalls] = []
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    unheard.update(asked[ref] for ref in late)
     for ref in done:
         try:
-            told.append(ray.get(ref))
+            calls.append(ray.get(ref))
         except ray.exceptions.RayError:  # it ends: the next one answers what this one had taken on
             unheard.add(asked[ref])
-    return told, unheard
+    return Told(calls, {asked[ref] for ref in late}, unheard)
 
 
 def destination_of(kind: str, message: bytes) -> Destination | None:

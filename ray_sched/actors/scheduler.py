@@ -36,7 +36,7 @@ from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Limits
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
-from ray_sched.core.executors import Address, ExecutorTable
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.history import Ring
 from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.pins import pin_requests
@@ -448,12 +448,10 @@ class SchedulerActor:
     @ray.method(concurrency_group="lists")
     def settle_calls(self, doubtful: Sequence[Doubtful]) -> list[Doubtful]:
         """Write the error value for those that are lost; gives those that are open. Raises KvsError."""
-
-        def is_known(address: Address) -> bool:
-            with self._lock:
-                return address in self._table.executors
-
-        return settle(self._config, self._kvs, doubtful, is_known)
+        self._fresh.wait(self._config.scheduler.request_timeout_s)  # after a restart its table is empty
+        with self._lock:
+            known = frozenset(self._table.executors)
+        return settle(self._config, self._kvs, doubtful, known)
 
     # --- the table ---
 

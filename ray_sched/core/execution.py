@@ -18,7 +18,7 @@ so that what is finished is not remembered.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ray_sched.core.dags import BEGIN
@@ -320,9 +320,16 @@ class Execution:
             case Tick():
                 return list(self._expire(now))
 
-    def open_calls(self, begun: Mapping[int, Destination]) -> OpenCalls:
-        """How it stands with the calls that were taken on, by entry, and are not done. From any thread."""
-        waits = {waiting.entry: waiting for waiting in list(self._waiting.values()) if not waiting.running}
+    def open_calls(self, begun: Mapping[int, Destination], arrived: Collection[Key] = ()) -> OpenCalls:
+        """How it stands with the calls that were taken on, by entry, and are not done. From any thread.
+
+        `arrived`: for whom there are triggers that `handle` has not been given yet.
+        """
+        waits = {
+            waiting.entry: waiting
+            for key, waiting in list(self._waiting.items())
+            if not waiting.running and key not in arrived
+        }
         return OpenCalls(
             [to.key for entry, to in begun.items() if entry not in waits],
             [

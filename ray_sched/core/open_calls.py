@@ -30,8 +30,20 @@ class Doubtful(NamedTuple):
     executors: tuple[Address, ...]
     """Who was sent it."""
     to: Destination
-    stood: tuple[Waits, ...] = ()
-    """What it waited for at the last look."""
+    continued: bool = False
+    """Whether others may be at it by now: a continuation's."""
+    stood: tuple[Waits, ...] | None = None
+    """What it waited for at the last look; None where there was none, or somebody was at it."""
+
+
+class Told(NamedTuple):
+    """What executors told, and who told nothing."""
+
+    calls: list[OpenCalls]
+    late: Collection[Address] = ()
+    """They are there, and did not answer in time."""
+    unheard: Collection[Address] = ()
+    """Of these nobody knows what they are at: foreign ones, and those that are being started anew."""
 
 
 class Verdict(NamedTuple):
@@ -40,23 +52,25 @@ class Verdict(NamedTuple):
     """To be looked at again."""
 
 
-def judge(calls: Iterable[Doubtful], told: Iterable[OpenCalls], unheard: Collection[Address]) -> Verdict:
-    """Out of what its executors told; `unheard` are those that may be at calls and told nothing.
+def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
+    """Which calls are lost, out of what their executors told.
 
-    What waits is left alone while one of those has a part in it, and what nobody knows is lost all the same.
+    What waits is left alone while one that was not heard has a part in it; what nobody is at is lost all
+    the same. Where others may be at a call, nobody is at it once two looks in a row found nobody.
     """
     active: set[str] = set()
     waiting: dict[str, list[Waits]] = {}
-    for calls_at_one in told:
+    for calls_at_one in told.calls:
         active.update(calls_at_one.active)
         for key, waits in calls_at_one.waiting:
             waiting.setdefault(key, []).append(waits)
     verdict = Verdict([], [])
     for call in calls:
         stands = tuple(sorted(waiting.get(call.to.key, ())))
-        if call.to.key in active or (stands and any(address in unheard for address in call.executors)):
-            verdict.open.append(call._replace(stood=()))
-        elif stands and stands != call.stood:
+        silent = {*told.late, *told.unheard} if stands else told.late
+        if call.to.key in active or any(address in silent for address in call.executors):
+            verdict.open.append(call._replace(stood=None))
+        elif (stands or call.continued) and stands != call.stood:
             verdict.open.append(call._replace(stood=stands))
         else:
             verdict.lost.append(call)

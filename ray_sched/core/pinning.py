@@ -22,7 +22,7 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
 - What was asked of an executor is remembered until it is certain that it does not have it, over restarts,
   too (`recall`): a function that it reports, that was asked for here and that no DAG has, it is told to
   unpin again. What was never asked for here belongs to another scheduler and is left alone. So does what
-  it has anew after it rejected it, or after a status without it that followed its acceptance and its unpin.
+  it has anew after it rejected it by name, or after its statuses named it and, once it was unpinned, did not.
 - After a restart nothing is pinned or unpinned before it is known which DAGs there are.
 - Lost pins go first: a new DAG gets no room that those of another one wait for.
 """
@@ -66,6 +66,9 @@ CHANGES_KEPT = 100_000
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
+REJECTED_KEPT = 10_000
+"""How many named rejections are remembered."""
+
 GONE_KEPT_S = 3600.0
 """How long what an executor was asked for is remembered while nobody knows the executor."""
 
@@ -106,7 +109,9 @@ class Pinning(Placing):
         self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
         """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
         self._unpinned: dict[Address, set[str]] = {}
-        """What executors held for certain and were told to unpin, and no status of theirs lacked since."""
+        """What executors reported and were told to unpin, and no status of theirs lacked since."""
+        self._rejected: dict[tuple[Address, str], bool] = {}
+        """What executors rejected by name lately, should they accept it after all: the pin came twice."""
         self._knows_dags = True
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
@@ -217,15 +222,15 @@ class Pinning(Placing):
                 if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
-            is_news = (address, function) not in self._asked and address in self._table.executors
-            if success and is_news and not self._is_held(address, function):
-                # Should its unpin have been lost, its next status is reason enough to tell it again.
-                self._ask_again(address, function, now - self._settle_s)
+            was_rejected = self._rejected.pop((address, function), False)
+            if success and was_rejected and not self._is_held(address, function):
+                self._ask_again(address, function, now)
+                return [SendUnpin(address, function)]
             return []
         del self._unanswered[:1]
         for attempt in self._sent:
             if attempt.in_lane and attempt.alone:
-                return self._answered(attempt, success, now, said=True) + self._advance(now)
+                return self._answered(attempt, success, now) + self._advance(now)
         self.late_answers += 1
         return []
 
@@ -426,7 +431,7 @@ class Pinning(Placing):
         return [SendPin(address, request.function, request.batching)]
 
     def _answered(self, attempt: Attempt, accepted: bool, now: float, *, said: bool = False) -> list[Effect]:
-        """`said`: by the executor itself, not for its silence."""
+        """`said`: by the executor itself, which named itself."""
         address = attempt.address
         assert address is not None
         pin = attempt.target()
@@ -453,6 +458,9 @@ class Pinning(Placing):
         effects = self.ledger.drop(pin)
         if said and not attempt.asked_before:
             effects += self._forget(address, pin.function)
+            self._rejected[address, pin.function] = True
+            if len(self._rejected) > REJECTED_KEPT:
+                del self._rejected[next(iter(self._rejected))]
         return effects
 
     def _finish_complete(self, now: float) -> list[Effect]:
@@ -513,11 +521,13 @@ class Pinning(Placing):
         return [] if self._is_held(address, function) else [SendUnpin(address, function)]
 
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
-        if address in self._table.executors:
+        executor = self._table.executors.get(address)
+        if executor is not None:
+            if function not in executor.fresh:  # a status named it: one that does not is no older
+                self._unpinned.setdefault(address, set()).add(function)
             self._table.unpinned(address, function)
             self._ask_again(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
-            self._unpinned.setdefault(address, set()).add(function)
         self.history.note(
             now, (function, _name(address)), "{} was told to unpin {}", _name(address), function
         )

@@ -36,12 +36,14 @@ from ray_sched.core.execution import (
     Fail,
     Finished,
     Forget,
+    Key,
     Leave,
     Load,
     Loaded,
     Report,
     Run,
     Tick,
+    TriggerArrived,
     Work,
 )
 from ray_sched.core.open_calls import OpenCalls
@@ -111,6 +113,8 @@ class ExecutorServer:
         self._on_stuck = on_stuck
         self._on_departed = on_departed
         self._events: queue.SimpleQueue[Event | _Changed | None] = queue.SimpleQueue()
+        self._triggers: deque[Key] = deque()
+        """Of those that are among the events: a run takes as long as user code does."""
         self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
         self._journal_path = runtime_file(config, f"{self.ip}-{tid}.journal")
         self._threads: list[threading.Thread] = []
@@ -149,7 +153,7 @@ class ExecutorServer:
                 config.ports,
                 self._begin,
                 self._inbox,
-                self._events.put,
+                self._on_arrival,
                 max_message_bytes=2 * config.scheduler.max_message_bytes,
                 max_control_bytes=config.scheduler.max_control_bytes,
                 keys=keys,
@@ -225,7 +229,8 @@ class ExecutorServer:
 
     def open_calls(self) -> OpenCalls:
         """How it stands with the calls that were taken on and are not done."""
-        return self._execution.open_calls(self._journal.open_calls())
+        begun = self._journal.open_calls()
+        return self._execution.open_calls(begun, set(self._triggers.copy()))
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """Free the ports and end the threads; calls that are not done are answered with an error.
@@ -244,6 +249,11 @@ class ExecutorServer:
         if self._threads[-1].is_alive():
             self._abandoned = True
             self._let_go()
+
+    def _on_arrival(self, event: Event) -> None:
+        if isinstance(event, TriggerArrived):
+            self._triggers.append((event.trigger.id, event.trigger.target_function))
+        self._events.put(event)
 
     def _begin(self, destination: Destination) -> int:
         return self._journal.begin(destination)
@@ -373,6 +383,12 @@ class ExecutorServer:
                 self._take_in(event)
 
     def _take_in(self, event: Event | _Changed) -> None:
+        if isinstance(event, TriggerArrived):
+            try:
+                self._handle(event)
+            finally:
+                self._triggers.popleft()
+            return
         if not isinstance(event, _Changed):
             self._handle(event)
             return

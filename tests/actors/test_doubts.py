@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_AGAIN_S, MAX_UNSENT, Doubts
+from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_AGAIN_S, MAX_OPEN, MAX_UNSENT, Doubts
 from ray_sched.actors.ledger import Ledger
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
@@ -95,17 +95,61 @@ def test_what_is_open_is_looked_at_again_and_less_and_less_often(ingress: Ingres
     assert ingress.due(105.0) == ["open"]
     now, pauses = 105.0, []
     for _ in range(7):
-        doubts.looked_after(True, [Doubtful((A,), to("open"), (("g", 0),))], now)
+        doubts.looked_after(True, [Doubtful((A,), to("open"), False, (("g", 0),))], now)
         began = now
         while (due := doubts.take_due(now)) is None:
             now += 0.5
-        assert due.doubtful() == [Doubtful((A,), to("open"), (("g", 0),))]
+        assert due.doubtful() == [Doubtful((A,), to("open"), False, (("g", 0),))]
         pauses.append(now - began)
     assert pauses == [GRACE_S, 4.0, 8.0, 16.0, MAX_AGAIN_S, MAX_AGAIN_S, MAX_AGAIN_S]
     doubts.looked_after(False, [], now)  # nobody could look
     assert ingress.due(now) == ["open"]
     doubts.looked_after(True, [], now)
     assert ingress.due(now + 100.0) is None
+
+
+def test_looks_at_other_calls_put_off_none_at_an_open_one(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("open", 101.0, A)
+    doubts.gone(A, 102.0)
+    assert ingress.due(105.0) == ["open"]
+    doubts.looked_after(True, [Doubtful((A,), to("open"))], 105.0)
+    looks = []
+    for step in range(1, 41):
+        now = 105.0 + step / 2
+        doubts.unsent(to("unsent"))
+        due = doubts.take_due(now)
+        assert due is not None
+        if due.again:
+            looks.append(now)
+        doubts.looked_after(True, list(due.again), now)
+    assert looks == [107.0, 111.0, 119.0]
+
+
+def test_what_is_newly_open_has_its_second_look_soon(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    old, new = Doubtful((A,), to("old")), Doubtful((B,), to("new"))
+    doubts.unsent(old.to)
+    doubts.take_due(110.0)
+    doubts.looked_after(True, [old], 110.0)
+    doubts.take_due(112.0)
+    doubts.looked_after(True, [old], 112.0)  # from now on after 4 s
+    doubts.unsent(new.to)
+    doubts.take_due(113.0)
+    doubts.looked_after(True, [new], 113.0)
+    assert doubts.take_due(114.9) is None
+    due = doubts.take_due(115.0)
+    assert due is not None and set(due.again) == {old, new}
+
+
+def test_no_more_open_calls_are_kept_than_there_is_room_for(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    doubts.unsent(to("first"))
+    doubts.take_due(110.0)
+    doubts.looked_after(True, [Doubtful((A,), to(f"{number}")) for number in range(MAX_OPEN + 2)], 110.0)
+    due = doubts.take_due(120.0)
+    assert due is not None and len(due.again) == MAX_OPEN
+    assert doubts.unwatched == 2
 
 
 def test_calls_older_than_the_time_out_are_left_out(ingress: Ingress) -> None:

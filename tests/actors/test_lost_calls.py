@@ -116,13 +116,13 @@ def test_what_the_scheduler_did_not_take_is_handed_over_again(ingress: Ingress) 
 def test_what_is_open_is_handed_over_again(ingress: Ingress) -> None:
     ingress.lost.unsent(to("open"))
     ingress.lost.unsent(to("lost"))
-    ingress.scheduler.open = [Doubtful((A,), to("open"), (("g", 0),))]
+    ingress.scheduler.open = [Doubtful((A,), to("open"), False, (("g", 0),))]
     ingress.tick(100.0)
     assert ingress.scheduler.keys() == ["open", "lost"]
     ingress.lost.tick(100.1)
     ingress.scheduler.open = []
     ingress.tick(110.0)
-    assert ingress.scheduler.batches == [[Doubtful((A,), to("open"), (("g", 0),))]]
+    assert ingress.scheduler.batches == [[Doubtful((A,), to("open"), False, (("g", 0),))]]
 
 
 # --- the Scheduler's side ---
@@ -148,7 +148,7 @@ def no_executors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settled(kvs: KvsClient, *doubtful: Doubtful) -> list[Doubtful]:
-    return settle(Config(), kvs, doubtful, lambda address: False)
+    return settle(Config(), kvs, doubtful, ())
 
 
 def error_at(kvs: KvsClient, key: str) -> Any:

@@ -757,14 +757,31 @@ def test_a_pin_that_nobody_answered_is_forgotten_when_it_cannot_be_on_its_way_an
     assert c.status(A, "f") == []
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_what_an_executor_rejected_is_another_schedulers_to_pin_there(named: bool) -> None:
+def test_what_an_executor_rejected_is_another_schedulers_to_pin_there() -> None:
     c = Cluster(A)
     pin = sent(c.create("dag", "f"))
-    assert Forget(A, "f") in c.answer(False, pin if named else None)
+    assert Forget(A, "f") in c.answer(False, pin)
     c.later(5.0)
     assert c.status(A, "f") == []
     assert c.pinning.reconcile({}, [], c.now, c.now) == []
+
+
+def test_a_rejection_without_a_name_may_be_another_executors() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    assert Forget(A, "f") not in c.answer(False)
+    c.later(5.0)
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
+
+
+def test_a_status_from_before_the_pin_does_not_tell_that_the_unpin_was_heard() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.pinning.release("dag", c.now)
+    assert Forget(A, "f") not in c.status(A)  # the acceptance overtook it
+    c.later(5.0)
+    assert c.status(A, "f") == [SendUnpin(A, "f")]
 
 
 def test_an_executor_that_rejects_what_it_was_asked_for_before_may_hold_it_since() -> None:
@@ -781,7 +798,8 @@ def test_a_pin_that_is_accepted_after_it_was_forgotten_is_taken_back() -> None:
     c = Cluster(A)
     pin = sent(c.create("dag", "f"))
     c.answer(False, pin)
-    assert c.answer(True, pin) == []
+    assert c.answer(True, pin) == [SendUnpin(A, "f")]
+    c.later(5.0)
     assert c.status(A, "f") == [SendUnpin(A, "f")]
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_sched.core.open_calls import OpenCalls
 from ray_sched.errors import PortTakenError
 from ray_sched.executor.server import ExecutorServer
 from ray_sched.kvs.lattices import LWW, MultiCausal, SingleCausal
@@ -15,7 +19,7 @@ from ray_sched.values import dumps, loads, to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire import ports
-from tests.executor.bench import Bench, chain, failure, schedule_of
+from tests.executor.bench import WAIT_S, Bench, chain, failure, schedule_of
 
 
 def incr(library, number):  # type: ignore[no-untyped-def]
@@ -333,6 +337,33 @@ def test_a_trigger_may_come_before_its_schedule(bench: Bench) -> None:
     bench.schedule(schedule_of(chain("incr"), "incr", "early", bench.ip, {"incr": 0}, (1,)), 0)
     assert bench.result("early") == 2
     assert executor.status()["waiting"] == 0
+
+
+def test_a_call_whose_trigger_came_during_another_run_waits_for_nobody(bench: Bench, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def until(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not is_so():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def hold(library: Any) -> None:
+        until(go.exists)
+
+    bench.register("incr", incr)
+    bench.register("hold", hold)
+    executor = bench.start()
+    bench.schedule(schedule_of(chain("incr"), "incr", "late", bench.ip, {"incr": 0}, (1,)), 0)
+    until(lambda: executor.open_calls() == OpenCalls([], [("late", ("incr", 0))]))
+    held = bench.call("hold")
+    until(lambda: held in executor.open_calls().active)
+    bench.trigger(cb.DagTrigger(id="late", target_function="incr", source="BEGIN"), 0)
+    until(lambda: sorted(executor.open_calls().active) == ["late", held])
+    go.touch()
+    assert bench.result("late") == 2
+    until(lambda: executor.open_calls() == OpenCalls([], []))
+    assert not executor._triggers
 
 
 def test_a_sink_with_a_continuation_hands_it_to_a_scheduler(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ray_sched.core.dispatch import Dispatched
 from ray_sched.core.executors import ExecutorRecord, ExecutorTable
 from ray_sched.core.open_calls import Doubtful, judge
+from ray_sched.core.open_calls import Told as AtExecutors
 from ray_sched.core.pins import pin_requests
 from ray_sched.core.registry import Registry
 from ray_sched.core.replication import Outcome, Publisher, Replica, Update
@@ -236,7 +237,7 @@ class Scheduler(Part):
     def settle(self, doubtful: list[Doubtful], told: Callable[[tuple[str, list[Doubtful]]], object]) -> None:
         store, executors = self._world.store, self._world.executors
         down = {executor.address for executor in executors if not executor.up}
-        verdict = judge(doubtful, [e.open_calls() for e in executors if e.up], down)
+        verdict = judge(doubtful, AtExecutors([e.open_calls() for e in executors if e.up], unheard=down))
         lost = [call.to.key for call in verdict.lost]
 
         def write() -> None:
