@@ -5,7 +5,8 @@ that it has is taken out at once and waits here with the time. While the first i
 than half of `max_wait_s`, newcomers are refused at once: they would wait as long. What has waited for
 longer than `max_wait_s` all the same (the loop stood still) is refused, too: its caller may have gone.
 
-A refusal costs a few hundredths of a decision, which is why throughput hardly falls under overload.
+A refusal costs a few hundredths of a costly decision, and a tenth of a cheap one: docs/reliability.md has
+what that comes to.
 """
 
 from __future__ import annotations
