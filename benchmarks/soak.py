@@ -62,7 +62,8 @@ def held(scheduler: Scheduler) -> Held:
     found: Held = {}
     for process in psutil.Process(scheduler.pid).children(recursive=True):
         try:
-            name = process.cmdline()[0].split()[0].rsplit("/")[-1]
+            # Ray adds the method that runs just now.
+            name = process.cmdline()[0].split()[0].rsplit("/")[-1].partition(".")[0]
             if name.startswith("ray::"):
                 found[f"{name} {process.pid}"] = (process.memory_info().rss / 2**20, process.num_fds())
         except (psutil.Error, IndexError):
