@@ -20,7 +20,8 @@ GRACE_S: Final = 2.0
 BEFORE_DEATH_S: Final = 5.0
 """A killed ingress had sent what is older; but not what comes back to it, as a continuation does."""
 MAX_UNSENT: Final = 50_000
-MAX_OPEN: Final = 50_000
+MAX_OPEN: Final = 150_000
+"""What the list of calls has room for by default: after a kill each call with a continuation is open once."""
 MAX_AGAIN_S: Final = 30.0
 """How long the calls that are found open may go without another look, which comes less and less often."""
 GONE: Final = Destination("", "", "", False, "gone", False)
@@ -67,8 +68,8 @@ class Doubts:
         self._due_at = now + GRACE_S
         self._gone: dict[Address, float] = {}
         self._unsent: dict[Destination, None] = {}
-        self._again: dict[Destination, Doubtful] = {}
-        """The calls that were open at the last look."""
+        self._again: dict[Destination, tuple[Doubtful, float]] = {}
+        """The calls that were open at the last look, and when that was."""
         self._again_at, self._again_after_s = 0.0, GRACE_S
         self.unwatched = 0
         """Open calls for which there was no room to look at them again."""
@@ -102,7 +103,9 @@ class Doubts:
         started = now >= self._due_at
         gone = {a: at for a, at in self._gone.items() if started and now >= at + GRACE_S}
         past = self._past if started else b""
-        again = tuple(self._again.values()) if now >= self._again_at else ()
+        again: tuple[Doubtful, ...] = ()
+        if now >= self._again_at:  # two looks that come one upon the other say no more than one
+            again = tuple(call for call, looked_at in self._again.values() if now - looked_at >= GRACE_S)
         if not (gone or past or self._unsent or again):
             return None
         noted = self._ledger.copy() if gone else b""
@@ -128,7 +131,7 @@ class Doubts:
                 self._again_at = now + self._again_after_s
             for call in still_open:
                 if len(self._again) < MAX_OPEN:
-                    self._again[call.to] = call
+                    self._again[call.to] = (call, now)
                 else:
                     self.unwatched += 1
             # One that went again meanwhile is due again.

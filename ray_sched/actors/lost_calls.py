@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, Final
-
-import ray
+from typing import Final
 
 from ray_sched.actors import names
 from ray_sched.actors.doubts import Doubts, Due, unsent_by_the_dead
@@ -33,7 +32,7 @@ from ray_sched.wire import cloudburst_pb2 as cb
 
 log = logging.getLogger(__name__)
 
-BATCH: Final = 2000
+BATCH: Final = 10_000
 ANSWER_S: Final = 2.0
 LOST: Final = (
     "no executor could take the call, or it was lost when one or the scheduler ended; it may have run"
@@ -138,25 +137,22 @@ def settle(
 
 def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address]) -> Told:
     """What those of them that are ours are at."""
-    asked: dict[Any, Address] = {}
+    asked: dict[Future[OpenCalls], Address] = {}
     unheard: set[Address] = set()
     for address in addresses:
         try:
-            executor = names.find(config.group_name, names.executor_role(*address))
-            asked[executor.open_calls.remote()] = address
+            executor = names.find_for_actor(config.group_name, names.executor_role(*address))
+            asked[executor.open_calls.remote().future()] = address
         except NotRunningError:
             if address in known:
                 unheard.add(address)
         except AttributeError:  # an actor of an older version
             unheard.add(address)
-    calls: list[OpenCalls] = []
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    for ref in done:
-        try:
-            calls.append(ray.get(ref))
-        except ray.exceptions.RayError:  # it ends: the next one answers what this one had taken on
-            unheard.add(asked[ref])
-    return Told(calls, {asked[ref] for ref in late}, unheard)
+    done, late = wait(asked, timeout=ANSWER_S)
+    # One that ends leaves what it had taken on to the next one, which answers that.
+    unheard.update(asked[future] for future in done if future.exception() is not None)
+    calls = [future.result() for future in done if future.exception() is None]
+    return Told(calls, {asked[future] for future in late}, unheard)
 
 
 def destination_of(kind: str, message: bytes) -> Destination | None:

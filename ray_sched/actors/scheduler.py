@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 AGAIN_S: Final = 0.5
+FRESH_S: Final = 5.0
+"""How long what needs to know the executors waits for the Policy to tell them."""
 CALL_KINDS: Final = {
     ports.FUNCTION_CALL: "function",
     ports.DAG_CALL: "dag",
@@ -447,8 +449,12 @@ class SchedulerActor:
 
     @ray.method(concurrency_group="lists")
     def settle_calls(self, doubtful: Sequence[Doubtful]) -> list[Doubtful]:
-        """Write the error value for those that are lost; gives those that are open. Raises KvsError."""
-        self._fresh.wait(self._config.scheduler.request_timeout_s)  # after a restart its table is empty
+        """Write the error value for those that are lost; gives those that are open.
+
+        Raises KvsError, NoResourcesError, TimedOutError.
+        """
+        if not self._fresh.wait(FRESH_S):  # after a restart its table is empty
+            raise NoResourcesError("the Policy has not told yet which executors there are: try again")
         with self._lock:
             known = frozenset(self._table.executors)
         return settle(self._config, self._kvs, doubtful, known)

@@ -327,8 +327,8 @@ class Execution:
         """
         waits = {
             waiting.entry: waiting
-            for key, waiting in list(self._waiting.items())
-            if not waiting.running and key not in arrived
+            for waiting in list(self._waiting.values())
+            if not waiting.running and (waiting.schedule.id, waiting.schedule.target_function) not in arrived
         }
         return OpenCalls(
             [to.key for entry, to in begun.items() if entry not in waits],

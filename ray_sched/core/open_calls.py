@@ -68,7 +68,8 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
     for call in calls:
         stands = tuple(sorted(waiting.get(call.to.key, ())))
         silent = {*told.late, *told.unheard} if stands else told.late
-        if call.to.key in active or any(address in silent for address in call.executors):
+        is_late = call.continued and bool(told.late)  # whoever continues it may be one of these
+        if call.to.key in active or is_late or any(address in silent for address in call.executors):
             verdict.open.append(call._replace(stood=None))
         elif (stands or call.continued) and stands != call.stood:
             verdict.open.append(call._replace(stood=stands))

@@ -66,8 +66,8 @@ CHANGES_KEPT = 100_000
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
-REJECTED_KEPT = 10_000
-"""How many named rejections are remembered."""
+FORGOTTEN_KEPT = 10_000
+"""How many pins that were rejected or never answered are known when they are accepted after all."""
 
 GONE_KEPT_S = 3600.0
 """How long what an executor was asked for is remembered while nobody knows the executor."""
@@ -110,8 +110,8 @@ class Pinning(Placing):
         """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
         self._unpinned: dict[Address, set[str]] = {}
         """What executors reported and were told to unpin, and no status of theirs lacked since."""
-        self._rejected: dict[tuple[Address, str], bool] = {}
-        """What executors rejected by name lately, should they accept it after all: the pin came twice."""
+        self._forgotten: dict[tuple[Address, str], bool] = {}
+        """What executors rejected by name or never answered, should they accept it after all."""
         self._knows_dags = True
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
@@ -222,8 +222,8 @@ class Pinning(Placing):
                 if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
-            was_rejected = self._rejected.pop((address, function), False)
-            if success and was_rejected and not self._is_held(address, function):
+            was_asked = self._forgotten.pop((address, function), False)
+            if success and was_asked and not self._is_held(address, function):
                 self._ask_again(address, function, now)
                 return [SendUnpin(address, function)]
             return []
@@ -428,6 +428,7 @@ class Pinning(Placing):
         attempt.asked_before = (address, request.function) in self._asked
         self._ask_again(address, request.function, now)
         self._expect_no_end(address, request.function)
+        self._forgotten.pop((address, request.function), None)
         return [SendPin(address, request.function, request.batching)]
 
     def _answered(self, attempt: Attempt, accepted: bool, now: float, *, said: bool = False) -> list[Effect]:
@@ -457,10 +458,7 @@ class Pinning(Placing):
             self._waiting.append(attempt)
         effects = self.ledger.drop(pin)
         if said and not attempt.asked_before:
-            effects += self._forget(address, pin.function)
-            self._rejected[address, pin.function] = True
-            if len(self._rejected) > REJECTED_KEPT:
-                del self._rejected[next(iter(self._rejected))]
+            effects += self._forget(address, pin.function, heard=False)
         return effects
 
     def _finish_complete(self, now: float) -> list[Effect]:
@@ -571,10 +569,15 @@ class Pinning(Placing):
                 effects += self._take_back(address, (function,), now)
                 effects += self._unpin_again(address, (function,), now)
             elif now - since >= QUARANTINE_S:
-                effects += self._forget(address, function)
+                effects += self._forget(address, function, heard=False)
         return effects
 
-    def _forget(self, address: Address, function: str) -> list[Effect]:
+    def _forget(self, address: Address, function: str, *, heard: bool = True) -> list[Effect]:
+        """Unless the executor was `heard` not to have it any more, it may still accept it."""
+        if not heard:
+            self._forgotten[address, function] = True
+            if len(self._forgotten) > FORGOTTEN_KEPT:
+                del self._forgotten[next(iter(self._forgotten))]
         self._asked.pop((address, function), None)
         self._expect_no_end(address, function)
         return [Forget(address, function)]

@@ -113,6 +113,7 @@ class ExecutorServer:
         self._on_stuck = on_stuck
         self._on_departed = on_departed
         self._events: queue.SimpleQueue[Event | _Changed | None] = queue.SimpleQueue()
+        self._takes_calls = True
         self._triggers: deque[Key] = deque()
         """Of those that are among the events: a run takes as long as user code does."""
         self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
@@ -230,6 +231,8 @@ class ExecutorServer:
     def open_calls(self) -> OpenCalls:
         """How it stands with the calls that were taken on and are not done."""
         begun = self._journal.open_calls()
+        if not self._takes_calls:  # a trigger may be left in the socket
+            return OpenCalls([to.key for to in begun.values()], [])
         return self._execution.open_calls(begun, set(self._triggers.copy()))
 
     def stop(self, timeout_s: float = 3.0) -> None:
@@ -278,7 +281,7 @@ class ExecutorServer:
         while not self._stopping:
             try:
                 queued = self._events.qsize()
-                calls = queued + self._execution.queued <= QUEUE_LIMIT
+                calls = self._takes_calls = queued + self._execution.queued <= QUEUE_LIMIT
                 self._receiver.receive(POLL_S, calls=calls, control=queued <= 2 * QUEUE_LIMIT)
                 now = time.monotonic()
                 if now >= next_report:
@@ -353,12 +356,12 @@ class ExecutorServer:
             try:
                 event = self._next_event(next_tick)
                 now = time.monotonic()
+                if event is not None:
+                    self._take_in(event)
                 if now >= next_tick:
                     next_tick = now + TICK_S
                     self._handle(Tick())
                     self._answers.try_again()
-                if event is not None:
-                    self._take_in(event)
                 while not (self._stopping or left) and (work := self._execution.next_work()) is not None:
                     self._do(work)
                     left = isinstance(work, Leave)

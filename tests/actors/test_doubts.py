@@ -142,6 +142,29 @@ def test_what_is_newly_open_has_its_second_look_soon(ingress: Ingress) -> None:
     assert due is not None and set(due.again) == {old, new}
 
 
+def test_two_looks_at_a_call_never_come_one_upon_the_other(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    old, new = Doubtful((A,), to("old")), Doubtful((B,), to("new"))
+    doubts.unsent(old.to)
+    doubts.take_due(110.0)
+    doubts.looked_after(True, [old], 110.0)
+    doubts.unsent(new.to)
+    doubts.take_due(111.5)
+    doubts.looked_after(True, [new], 111.9)
+    due = doubts.take_due(112.0)
+    assert due is not None and due.again == (old,)
+    doubts.looked_after(True, [old], 112.1)
+    for now in (112.5, 113.5):
+        assert doubts.take_due(now) is None
+    looks = []
+    for step in range(16):
+        due = doubts.take_due(113.9 + step / 2)
+        if due is not None:
+            looks += [(113.9 + step / 2, call.to.key) for call in due.again]
+            doubts.looked_after(True, list(due.again), 113.9 + step / 2)
+    assert looks[0][0] >= 113.9 and {key for _, key in looks[:2]} == {"old", "new"}
+
+
 def test_no_more_open_calls_are_kept_than_there_is_room_for(ingress: Ingress) -> None:
     doubts = ingress.start(100.0)
     doubts.unsent(to("first"))

@@ -55,6 +55,8 @@ def test_what_an_executor_may_be_at_that_answers_late_is_open() -> None:
     assert judge([call("k")], Told([], late={B})) == Verdict([], [call("k")])
     assert judge([call("k", ("g", 0))], Told([], late={B})) == Verdict([], [call("k")])
     assert judge([call("k")], Told([], late={C})).lost != []
+    # Of a continuation nobody knows who is at it.
+    assert judge([call("k", continued=True)._replace(stood=())], Told([], late={C})).lost == []
 
 
 def test_where_a_continuation_may_be_under_way_nobody_is_at_it_at_two_looks_in_a_row() -> None:

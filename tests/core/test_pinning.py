@@ -803,6 +803,15 @@ def test_a_pin_that_is_accepted_after_it_was_forgotten_is_taken_back() -> None:
     assert c.status(A, "f") == [SendUnpin(A, "f")]
 
 
+def test_a_pin_that_is_accepted_when_nobody_expected_it_any_more_is_taken_back() -> None:
+    c = Cluster(A)
+    pin = sent(c.create("dag", "f"))
+    c.later(TIMEOUT_S + QUARANTINE_S)
+    c.status(A)
+    assert c.pinning.reconcile({}, [], c.now, c.now) == [Forget(A, "f")]
+    assert c.answer(True, pin) == [SendUnpin(A, "f")]
+
+
 def test_a_function_that_is_pinned_anew_is_not_forgotten_by_the_end_of_the_pin_before() -> None:
     c = Cluster(A)
     for _ in range(2):
