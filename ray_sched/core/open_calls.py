@@ -6,7 +6,7 @@ is lost, too, once nobody is at it who could: where two looks in a row find it w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from ray_sched.core.destination import Destination
@@ -40,9 +40,9 @@ class Told(NamedTuple):
     """What executors told, and who told nothing."""
 
     calls: list[OpenCalls]
-    late: Collection[Address] = ()
+    late: Set[Address] = frozenset()
     """They are there, and did not answer in time."""
-    unheard: Collection[Address] = ()
+    unheard: Set[Address] = frozenset()
     """Of these nobody knows what they are at: foreign ones, and those that are being started anew."""
 
 
@@ -64,12 +64,13 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
         active.update(calls_at_one.active)
         for key, waits in calls_at_one.waiting:
             waiting.setdefault(key, []).append(waits)
+    silent = {*told.late, *told.unheard}
     verdict = Verdict([], [])
     for call in calls:
         stands = tuple(sorted(waiting.get(call.to.key, ())))
-        silent = {*told.late, *told.unheard} if stands else told.late
+        may_be_at_it = silent if stands else told.late
         is_late = call.continued and bool(told.late)  # whoever continues it may be one of these
-        if call.to.key in active or is_late or any(address in silent for address in call.executors):
+        if call.to.key in active or is_late or not may_be_at_it.isdisjoint(call.executors):
             verdict.open.append(call._replace(stood=None))
         elif (stands or call.continued) and stands != call.stood:
             verdict.open.append(call._replace(stood=stands))

@@ -108,9 +108,9 @@ class Pinning(Placing):
         """The pins of executors that are gone, should they come back with them."""
         self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
         """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
-        self._unpinned: dict[Address, set[str]] = {}
-        """What executors reported and were told to unpin, and no status of theirs lacked since."""
-        self._forgotten: dict[tuple[Address, str], bool] = {}
+        self._reported: dict[Address, set[str]] = {}
+        """What was asked of executors and a status named since: one that does not is no older."""
+        self._forgotten: dict[tuple[Address, str], None] = {}
         """What executors rejected by name or never answered, should they accept it after all."""
         self._knows_dags = True
         self._changed_at: dict[str, float] = {}
@@ -222,8 +222,9 @@ class Pinning(Placing):
                 if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
-            was_asked = self._forgotten.pop((address, function), False)
-            if success and was_asked and not self._is_held(address, function):
+            may_be_late = (address, function) in self._forgotten
+            if success and may_be_late and not self._is_held(address, function):
+                del self._forgotten[address, function]
                 self._ask_again(address, function, now)
                 return [SendUnpin(address, function)]
             return []
@@ -265,12 +266,11 @@ class Pinning(Placing):
         leaving = self._leaving.get(address, {})
         for function in [f for f in leaving if f not in functions]:
             self._left(address, function)
-        for function in sorted(self._unpinned.get(address, set()).difference(functions)):
-            effects += self._forget(address, function)
         effects += self._confirmed(address, functions, now)
         effects += self._take_back(address, functions, now)
         effects += self._unpin_again(address, functions, now)
         effects += self._find_lost(now, address)
+        effects += self._forget_missing(address, functions)
         return effects + self._advance(now)
 
     def on_seen(self, addresses: Iterable[Address], now: float) -> list[Effect]:
@@ -427,7 +427,7 @@ class Pinning(Placing):
         attempt.deadline = now + self._pin_timeout_s
         attempt.asked_before = (address, request.function) in self._asked
         self._ask_again(address, request.function, now)
-        self._expect_no_end(address, request.function)
+        self._unreport(address, request.function)
         self._forgotten.pop((address, request.function), None)
         return [SendPin(address, request.function, request.batching)]
 
@@ -519,10 +519,7 @@ class Pinning(Placing):
         return [] if self._is_held(address, function) else [SendUnpin(address, function)]
 
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
-        executor = self._table.executors.get(address)
-        if executor is not None:
-            if function not in executor.fresh:  # a status named it: one that does not is no older
-                self._unpinned.setdefault(address, set()).add(function)
+        if address in self._table.executors:
             self._table.unpinned(address, function)
             self._ask_again(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
@@ -536,7 +533,7 @@ class Pinning(Placing):
         if len(self._asked) > ASKED_KEPT:
             oldest = next(iter(self._asked))
             del self._asked[oldest]
-            self._expect_no_end(*oldest)
+            self._unreport(*oldest)
 
     def _unpin_again(self, address: Address, functions: Iterable[str], now: float) -> list[Effect]:
         """An unpin may be lost while the ingress restarts: what a status says, counts."""
@@ -575,18 +572,30 @@ class Pinning(Placing):
     def _forget(self, address: Address, function: str, *, heard: bool = True) -> list[Effect]:
         """Unless the executor was `heard` not to have it any more, it may still accept it."""
         if not heard:
-            self._forgotten[address, function] = True
+            self._forgotten[address, function] = None
             if len(self._forgotten) > FORGOTTEN_KEPT:
                 del self._forgotten[next(iter(self._forgotten))]
         self._asked.pop((address, function), None)
-        self._expect_no_end(address, function)
+        self._unreport(address, function)
         return [Forget(address, function)]
 
-    def _expect_no_end(self, address: Address, function: str) -> None:
-        unpinned = self._unpinned.get(address, set())
-        unpinned.discard(function)
-        if not unpinned:
-            self._unpinned.pop(address, None)
+    def _forget_missing(self, address: Address, functions: tuple[str, ...]) -> list[Effect]:
+        """What the executor reported before and does not now, and no DAG has there: it heard its unpin."""
+        asked = {function for function in functions if (address, function) in self._asked}
+        if asked:
+            self._reported.setdefault(address, set()).update(asked)
+        missing = self._reported.get(address, set()).difference(functions)
+        wanted = self._wanted_at(address) if missing else set[tuple[str, Address]]()
+        effects: list[Effect] = []
+        for function in sorted(f for f in missing if (f, address) not in wanted):
+            effects += self._forget(address, function)
+        return effects
+
+    def _unreport(self, address: Address, function: str) -> None:
+        reported = self._reported.get(address, set())
+        reported.discard(function)
+        if not reported:
+            self._reported.pop(address, None)
 
     def _left(self, address: Address, function: str) -> None:
         leaving = self._leaving[address]

@@ -19,7 +19,8 @@ import zmq
 from ray_sched.actors.front import Limit, request_handler
 from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
 from ray_sched.config import Config
-from ray_sched.core.executors import ExecutorRecord
+from ray_sched.core.dispatch import seq_at
+from ray_sched.core.executors import ExecutorRecord, Status
 from ray_sched.core.replication import Update
 from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -280,6 +281,32 @@ def test_what_waits_for_an_executor_that_left_is_not_its_successors(ingress: Set
         ingress.until(lambda: executors(ingress) == 1)
         ingress.send("pin", pin("in time"))
         assert successor.recv() == pin("in time")
+
+
+def test_the_status_that_ends_an_unpin_is_news_though_it_changes_nothing_here(ingress: Setting) -> None:
+    ingress.lease()
+    (executor,) = ingress.loop._table.executors.values()
+
+    def reported(*functions: str) -> bool:
+        """Whether the Policy hears of it as of something new."""
+        told: list[bool] = []
+        status = Status(HOST, 0, functions)
+        ingress.loop.mailbox.put(
+            lambda now: told.append(ingress.loop._table.on_status(status, now, seq_at(now)))
+        )
+        ingress.until(lambda: bool(told))
+        return told[0]
+
+    reported("f")
+    assert not reported("f")
+    ingress.send("unpin", b"f")
+    ingress.loop.mailbox.put(lambda now: ingress.loop._table.unpinned((HOST, 0), "f"))
+    assert reported()
+    assert not reported()
+    ingress.send("unpin", b"f")
+    ingress.send("pin", pin("f"))  # from now on it may report it, and that is no news
+    ingress.until(lambda: executor.unpinning == set())
+    assert not reported()
 
 
 def test_what_was_sent_to_an_executor_just_before_it_said_goodbye_still_reaches_it(ingress: Setting) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from ray_sched.actors import names
+from ray_sched.actors import lost_calls, names
 from ray_sched.actors.link import Link
 from ray_sched.actors.lost_calls import BATCH, LOST, LostCalls, destination_of, settle
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
-from ray_sched.core.open_calls import Doubtful
+from ray_sched.core.executors import Address
+from ray_sched.core.open_calls import Doubtful, OpenCalls
 from ray_sched.errors import NotRunningError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice
@@ -181,6 +183,73 @@ def test_a_key_that_holds_something_else_costs_the_others_nothing(kvs: KvsClient
     assert settled(kvs, Doubtful((A,), to("a set")), Doubtful((A,), to("key"))) == []
     assert kvs.get("a set") == SetLattice(frozenset({b"member"}))
     assert LOST in error_at(kvs, "key")[0]
+
+
+class Asked:
+    """In the place of an executor's handle: what is asked of it is answered with this, or not at all."""
+
+    def __init__(self, answer: OpenCalls | Exception | None) -> None:
+        self._answer: Future[OpenCalls] = Future()
+        if isinstance(answer, OpenCalls):
+            self._answer.set_result(answer)
+        elif answer is not None:
+            self._answer.set_exception(answer)
+
+    @property
+    def open_calls(self) -> Asked:
+        return self
+
+    def remote(self) -> Asked:
+        return self
+
+    def future(self) -> Future[OpenCalls]:
+        return self._answer
+
+
+def asking(monkeypatch: pytest.MonkeyPatch, executors: dict[Address, object]) -> None:
+    by_role = {names.executor_role(*address): executor for address, executor in executors.items()}
+
+    def find(group: str, role: str) -> object:
+        if role not in by_role:
+            raise NotRunningError(f"there is no {role}")
+        return by_role[role]
+
+    monkeypatch.setattr(names, "find", find)
+    monkeypatch.setattr(lost_calls, "ANSWER_S", 0.05)
+
+
+WAITS = OpenCalls([], [("key", ("g", 0))])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Asked(None), Asked(RuntimeError("it ends")), object()],
+    ids=["answers late", "is being started anew", "is of an older version"],
+)
+def test_a_call_that_waits_is_open_while_one_that_has_a_part_in_it_tells_nothing(
+    kvs: KvsClient, monkeypatch: pytest.MonkeyPatch, other: object
+) -> None:
+    asking(monkeypatch, {A: Asked(WAITS), B: other})
+    call = Doubtful((A, B), to("key"), False, (("g", 0),))
+    assert settled(kvs, call) == [call._replace(stood=None)]
+    assert kvs.get("key") is None
+
+
+def test_a_foreign_executor_keeps_open_what_waits_for_it_until_it_is_gone(
+    kvs: KvsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking(monkeypatch, {A: Asked(WAITS)})
+    call = Doubtful((A, B), to("key"), False, (("g", 0),))
+    assert settle(Config(), kvs, [call], {B}) == [call._replace(stood=None)]
+    assert settle(Config(), kvs, [call], set()) == []
+    assert LOST in error_at(kvs, "key")[0]
+
+
+def test_of_a_continued_call_all_executors_are_asked(kvs: KvsClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking(monkeypatch, {A: Asked(OpenCalls([], [])), B: Asked(OpenCalls(["key"], []))})
+    for continued, open_calls in ((True, 1), (False, 0)):
+        call = Doubtful((A,), to("key"), continued, ())
+        assert len(settle(Config(), kvs, [call], {A, B})) == open_calls
 
 
 def test_only_calls_and_schedules_have_somebody_who_waits() -> None:

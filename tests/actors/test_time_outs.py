@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from ray_sched.actors import names
+import ray_sched
+from ray_sched.actors import names, scheduler
 from ray_sched.config import Config
+from ray_sched.core.destination import Destination
+from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.pins import PinRequest
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
@@ -149,13 +153,9 @@ def test_what_an_executor_has_given_up_is_another_schedulers_to_pin_there(
         return ((NODE, 0), FUNCTION) in actors[names.POLICY]._record.asked
 
     assert client.create_dag("dag", [FUNCTION]).success
-    executor.report(functions=[FUNCTION])
-    assert client.delete_dag("dag").success
-    executor.wait_for("unpin")
-    copy = actors[names.INGRESS]._loop._table
-    eventually(lambda: FUNCTION not in copy.functions, "the Ingress has heard of it")
     assert is_watched()
-    executor.report(functions=[])  # nothing new to the Ingress
+    assert client.delete_dag("dag").success
+    # It reports after each change.
     eventually(lambda: not is_watched(), "the unpin is known to have come")
 
 
@@ -173,6 +173,17 @@ def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports(
     eventually(is_left_out, "the Policy leaves it out")
     executor.report()
     eventually(lambda: not is_left_out(), "it is taken again")
+
+
+def test_a_scheduler_that_knows_no_executors_yet_takes_no_call_for_lost(
+    actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted = actors[names.SCHEDULER]
+    monkeypatch.setattr(scheduler, "FRESH_S", 0.05)
+    monkeypatch.setattr(restarted, "_fresh", threading.Event())
+    call = Doubtful(((NODE, 0),), Destination("k", "", "k", False, "base", False))
+    with pytest.raises(ray_sched.NoResourcesError, match="has not told yet"):
+        restarted.settle_calls([call])
 
 
 def test_what_was_refused_before_it_was_heard_of_does_not_happen(

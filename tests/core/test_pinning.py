@@ -774,6 +774,26 @@ def test_a_rejection_without_a_name_may_be_another_executors() -> None:
     assert c.status(A, "f") == [SendUnpin(A, "f")]
 
 
+def test_a_status_that_names_the_function_after_its_unpin_confirms_the_pin_as_well() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.answer(True)
+    c.pinning.release("dag", c.now)
+    assert c.status(A, "f") == []  # sent before the unpin came
+    assert c.status(A) == [Forget(A, "f")]
+    c.later(5.0)
+    assert c.status(A, "f") == []
+
+
+def test_a_status_that_comes_before_the_acceptance_names_the_function_as_well() -> None:
+    c = Cluster(A)
+    c.create("dag", "f")
+    c.status(A, "f")
+    c.answer(True)
+    c.pinning.release("dag", c.now)
+    assert c.status(A) == [Forget(A, "f")]
+
+
 def test_a_status_from_before_the_pin_does_not_tell_that_the_unpin_was_heard() -> None:
     c = Cluster(A)
     c.create("dag", "f")

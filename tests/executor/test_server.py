@@ -12,6 +12,7 @@ import pytest
 
 from ray_sched.core.open_calls import OpenCalls
 from ray_sched.errors import PortTakenError
+from ray_sched.executor import server
 from ray_sched.executor.server import ExecutorServer
 from ray_sched.kvs.lattices import LWW, MultiCausal, SingleCausal
 from ray_sched.reference import CloudburstReference
@@ -339,14 +340,15 @@ def test_a_trigger_may_come_before_its_schedule(bench: Bench) -> None:
     assert executor.status()["waiting"] == 0
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_call_whose_trigger_came_during_another_run_waits_for_nobody(bench: Bench, tmp_path: Path) -> None:
     go = tmp_path / "go"
-
-    def until(is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not is_so():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
     def hold(library: Any) -> None:
         until(go.exists)
@@ -364,6 +366,19 @@ def test_a_call_whose_trigger_came_during_another_run_waits_for_nobody(bench: Be
     assert bench.result("late") == 2
     until(lambda: executor.open_calls() == OpenCalls([], []))
     assert not executor._triggers
+
+
+def test_an_executor_that_takes_nothing_in_may_have_any_trigger_in_its_socket(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.register("incr", incr)
+    executor = bench.start()
+    bench.schedule(schedule_of(chain("incr"), "incr", "full", bench.ip, {"incr": 0}, (1,)), 0)
+    until(lambda: executor.open_calls() == OpenCalls([], [("full", ("incr", 0))]))
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "QUEUE_LIMIT", -1)
+        until(lambda: executor.open_calls() == OpenCalls(["full"], []))
+    until(lambda: executor.open_calls() == OpenCalls([], [("full", ("incr", 0))]))
 
 
 def test_a_sink_with_a_continuation_hands_it_to_a_scheduler(bench: Bench) -> None:
