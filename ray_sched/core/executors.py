@@ -495,6 +495,15 @@ class ExecutorTable:
             for executor in pool:
                 yield function, executor.address
 
+    def said_to_hold(self, gpu: bool) -> list[Executor]:
+        """Those that report here, and hold nothing but what peers alone say of them."""
+        return [
+            executor
+            for executor in self.executors.values()
+            if executor.reported and executor.gpu is gpu and executor.hearsay
+            and executor.hearsay == executor.functions
+        ]  # fmt: skip
+
     def told_locations(self) -> Iterator[tuple[str, Address]]:
         """The same as peers are told of it: without what is known from peers alone.
 

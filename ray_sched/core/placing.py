@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import Address, Executor, ExecutorTable
 from ray_sched.core.pins import Pin, PinRequest
@@ -61,12 +63,21 @@ class Placing:
             return True
         if self._leaving or self._returning or any(attempt.abandoned for attempt in self._sent):
             return True
+        if self._table.said_to_hold(gpu):
+            return True
         needed = sum(attempt.request.gpu is gpu for attempt in transaction.attempts)
         return needed <= sum(self.ledger.room(address, self._capacity) for address in free)
 
     def _choose(self, attempt: Attempt, owed: int) -> Executor | None:
         """None, too, while there are no more than so many that are `owed` to others."""
-        candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
+        gpu = attempt.request.gpu
+        candidates = [e for e in self._table.free[gpu] if self._may_ask(attempt, e, self._functions_at(e))]
+        if len(candidates) <= owed:
+            # A peer's word may be older than the executor's own status. Before a DAG is refused for it, the
+            # executor is asked, and rejects the pin where the peer was right.
+            candidates += [
+                e for e in self._table.said_to_hold(gpu) if self._may_ask(attempt, e, self._asked_of(e))
+            ]
         if len(candidates) <= owed:
             return None
         if attempt.request.colocated:
@@ -77,14 +88,14 @@ class Placing:
         best = [executor for executor, load in zip(candidates, loads, strict=True) if load == least]
         return best[int(self._rng.random() * len(best))]
 
-    def _may_ask(self, attempt: Attempt, executor: Executor) -> bool:
+    def _may_ask(self, attempt: Attempt, executor: Executor, functions: set[str]) -> bool:
+        """`functions`: those that it is taken to hold."""
         if executor.address in attempt.tried or executor.suspected:
             return False
         if self._is_leaving(executor.address, attempt.request.function):
             return False
         if self._capacity and not self.ledger.room(executor.address, self._capacity):
             return False
-        functions = self._functions_at(executor)
         if attempt.request.function in functions:
             # Ours a second time is no second replica; another DAG's is shared.
             return not self._holds(attempt.dag, attempt.request.function, executor.address) and not any(
@@ -100,8 +111,10 @@ class Placing:
 
     def _functions_at(self, executor: Executor) -> set[str]:
         """What it holds, and what it was asked to hold."""
-        asked = {a.request.function for a in self._sent if a.address == executor.address}
-        return executor.functions | asked
+        return executor.functions | self._asked_of(executor)
+
+    def _asked_of(self, executor: Executor) -> set[str]:
+        return {a.request.function for a in self._sent if a.address == executor.address}
 
     def _holds(self, dag: str, function: str, address: Address) -> bool:
         held = list(self.pins.get(dag, []))
@@ -186,4 +199,24 @@ class Placing:
         if attempt.tried:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
             return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
-        return f"no free {kind} for {attempt.request.function!r}: add executors, or delete a DAG"
+        found = Counter(
+            self._state(executor)
+            for executor in self._table.executors.values()
+            if executor.gpu is attempt.request.gpu
+        )
+        states = ", ".join(f"{number} {state}" for state, number in sorted(found.items())) or "none is known"
+        return f"no free {kind} for {attempt.request.function!r} ({states}): add executors, or delete a DAG"
+
+    def _state(self, executor: Executor) -> str:
+        """Why it is not asked."""
+        if executor.suspected:
+            return "not reached"
+        if self._asked_of(executor):
+            return "being asked"
+        if executor.functions:
+            return "holding functions"
+        if not executor.free:
+            return "at a call or leaving"
+        if self._capacity and not self.ledger.room(executor.address, self._capacity):
+            return "without room in Ray"
+        return "kept for lost pins"
