@@ -574,6 +574,7 @@ class ExecutorTable:
         if pool is None:
             pool = self.functions[function] = Pool()
         pool.add(executor)
+        self._spare_if_alone(pool)
 
     def _release(self, executor: Executor, function: str) -> None:
         executor.functions.discard(function)
@@ -585,6 +586,7 @@ class ExecutorTable:
             pool.discard(executor)
             if not pool:
                 del self.functions[function]
+            self._spare_if_alone(pool)
 
     def _set_free(self, executor: Executor, free: bool) -> None:
         executor.free = free
@@ -601,6 +603,15 @@ class ExecutorTable:
         if self._policy.backoff_lone_executor:
             return True
         return all(len(self.functions[function]) > 1 for function in executor.functions)
+
+    def _spare_if_alone(self, pool: ExecutorPool) -> None:
+        """Who backs off for its load and has become a function's only executor since takes calls again."""
+        if len(pool) != 1:
+            return
+        (executor,) = pool
+        if executor.backing_off and not self._may_back_off(executor):
+            self._back_off(executor, 0.0)
+            self.dirty[executor.address] = None
 
     def _back_off(self, executor: Executor, until: float) -> None:
         executor.backoff_until = until

@@ -110,6 +110,37 @@ def test_the_only_executor_of_a_function_backs_off_as_configured(backs_off: bool
     assert t.executors[A].overloaded == backs_off
 
 
+@pytest.mark.parametrize("backs_off", [False, True])
+@pytest.mark.parametrize("how", ["it is pinned there", "the other one loses it", "the other one leaves"])
+def test_who_becomes_the_only_executor_of_a_function_backs_off_no_more(how: str, backs_off: bool) -> None:
+    t = table(backoff_lone_executor=backs_off)
+    if how == "it is pinned there":
+        t.on_status(status(A, utilization=0.9), 0.0)
+    else:
+        t.on_status(status(B, "f"), 0.0)
+        t.on_status(status(A, "f", utilization=0.9), 0.0)
+    assert t.executors[A].overloaded
+    copy = table(backoff_lone_executor=backs_off)
+    for record in t.records():
+        copy.apply(record)
+    t.dirty.clear()
+    if how == "it is pinned there":
+        t.pinned(A, "f", 1.0)
+    elif how == "the other one loses it":
+        t.on_status(status(B), 1.0)
+    else:
+        t.remove(B)
+    assert t.executors[A].overloaded == backs_off
+    assert backs_off or A in t.dirty
+    copy.apply(t.record(A) or pytest.fail("A is known"))
+    if record := t.record(B):
+        copy.apply(record)
+    assert copy.executors[A].overloaded == backs_off
+    t.age(5.0)
+    assert not t.executors[A].overloaded
+    t.validate()
+
+
 def test_more_than_1000_calls_in_five_seconds_overload_an_executor() -> None:
     t = table()
     t.age(100.0)
