@@ -122,7 +122,10 @@ class SchedulerConfig:
         5.0, "Seconds between two comparisons of Ray's placement groups with the pins.", minimum=0.1
     )
     pin_grace_s: float = setting(
-        1.0, "Seconds in which a status that lacks a fresh pin does not yet mean a restart.", minimum=0
+        1.0,
+        "Seconds in which a status that lacks a fresh pin does not yet mean a restart, and what a peer says of an "
+        "executor does not count against its own status.",
+        minimum=0,
     )
     num_replicas: int = setting(1, "Executors that each function of a DAG is pinned on.", minimum=1)
     executor_timeout_s: float = setting(

@@ -266,7 +266,7 @@ class ExecutorTable:
         executor = self.executors.get(address) or self._new(address, now)
         executor.fresh[function] = now
         executor.hearsay.discard(function)
-        self._hold(executor, function)
+        self._gain(executor, function)
         if not self._local:
             self._set_free(executor, False)
         self.dirty[address] = None
@@ -275,7 +275,7 @@ class ExecutorTable:
         """An executor was told to drop a function; it is free once its status says so."""
         executor = self.executors.get(address)
         if executor is not None:
-            self._release(executor, function)
+            self._lose(executor, function)
             self.dirty[address] = None
 
     def told_to_pin(self, address: Address, function: str, *, unpin: bool = False) -> None:
@@ -291,7 +291,7 @@ class ExecutorTable:
         if executor is None:
             return
         for function in list(executor.functions):
-            self._release(executor, function)
+            self._lose(executor, function)
         self._set_free(executor, False)
         executor.seq = max(seq, executor.seq)
         self.dirty[address] = None
@@ -304,7 +304,8 @@ class ExecutorTable:
             self.dirty[address] = None
 
     def merge_locations(self, locations: Iterable[tuple[str, Address]], now: float) -> None:
-        """What another scheduler says of who holds what; it never revives an executor that left."""
+        """What another scheduler says of who holds what; it never revives an executor that left, and says
+        nothing of one that has just said it itself."""
         for function, address in locations:
             executor = self.executors.get(address)
             if executor is None:
@@ -313,10 +314,12 @@ class ExecutorTable:
                 executor = self._new(address, now)
             elif not executor.reported:
                 executor.last_seen = now  # known from peers alone: their word keeps it
+            elif now - executor.last_seen < self._pin_grace_s:
+                continue  # its own word is newer than what was on its way from a peer meanwhile
             if function not in executor.functions:
                 executor.fresh[function] = now
                 executor.hearsay.add(function)
-                self._hold(executor, function)
+                self._gain(executor, function)
                 if not self._local:
                     self._set_free(executor, False)
                 self.dirty[address] = None
@@ -346,7 +349,7 @@ class ExecutorTable:
         if executor is None:
             return
         for function in list(executor.functions):
-            self._release(executor, function)
+            self._lose(executor, function)
         self._set_free(executor, False)
         for touched in self._touched:
             touched.pop(executor, None)
@@ -495,15 +498,6 @@ class ExecutorTable:
             for executor in pool:
                 yield function, executor.address
 
-    def said_to_hold(self, gpu: bool) -> list[Executor]:
-        """Those that report here, and hold nothing but what peers alone say of them."""
-        return [
-            executor
-            for executor in self.executors.values()
-            if executor.reported and executor.gpu is gpu and executor.hearsay
-            and executor.hearsay == executor.functions
-        ]  # fmt: skip
-
     def told_locations(self) -> Iterator[tuple[str, Address]]:
         """The same as peers are told of it: without what is known from peers alone.
 
@@ -560,12 +554,22 @@ class ExecutorTable:
             return changed
         for function in executor.functions - wanted:
             if now - executor.fresh.get(function, float("-inf")) >= self._pin_grace_s:
-                self._release(executor, function)
+                self._lose(executor, function)
                 changed = True
         for function in wanted - executor.functions:
-            self._hold(executor, function)
+            self._gain(executor, function)
             changed = True
         return changed
+
+    def _gain(self, executor: Executor, function: str) -> None:
+        """`_hold`, but for copies, whose record says what has come of it."""
+        self._hold(executor, function)
+        self._spare_if_alone(function)
+
+    def _lose(self, executor: Executor, function: str) -> None:
+        """`_release`, likewise."""
+        self._release(executor, function)
+        self._spare_if_alone(function)
 
     def _hold(self, executor: Executor, function: str) -> None:
         executor.functions.add(function)
@@ -574,7 +578,6 @@ class ExecutorTable:
         if pool is None:
             pool = self.functions[function] = Pool()
         pool.add(executor)
-        self._spare_if_alone(pool)
 
     def _release(self, executor: Executor, function: str) -> None:
         executor.functions.discard(function)
@@ -586,7 +589,6 @@ class ExecutorTable:
             pool.discard(executor)
             if not pool:
                 del self.functions[function]
-            self._spare_if_alone(pool)
 
     def _set_free(self, executor: Executor, free: bool) -> None:
         executor.free = free
@@ -604,9 +606,10 @@ class ExecutorTable:
             return True
         return all(len(self.functions[function]) > 1 for function in executor.functions)
 
-    def _spare_if_alone(self, pool: ExecutorPool) -> None:
+    def _spare_if_alone(self, function: str) -> None:
         """Who backs off for its load and has become a function's only executor since takes calls again."""
-        if len(pool) != 1:
+        pool = self.functions.get(function)
+        if pool is None or len(pool) != 1:
             return
         (executor,) = pool
         if executor.backing_off and not self._may_back_off(executor):

@@ -63,21 +63,12 @@ class Placing:
             return True
         if self._leaving or self._returning or any(attempt.abandoned for attempt in self._sent):
             return True
-        if self._table.said_to_hold(gpu):
-            return True
         needed = sum(attempt.request.gpu is gpu for attempt in transaction.attempts)
         return needed <= sum(self.ledger.room(address, self._capacity) for address in free)
 
     def _choose(self, attempt: Attempt, owed: int) -> Executor | None:
         """None, too, while there are no more than so many that are `owed` to others."""
-        gpu = attempt.request.gpu
-        candidates = [e for e in self._table.free[gpu] if self._may_ask(attempt, e, self._functions_at(e))]
-        if len(candidates) <= owed:
-            # A peer's word may be older than the executor's own status. Before a DAG is refused for it, the
-            # executor is asked, and rejects the pin where the peer was right.
-            candidates += [
-                e for e in self._table.said_to_hold(gpu) if self._may_ask(attempt, e, self._asked_of(e))
-            ]
+        candidates = [e for e in self._table.free[attempt.request.gpu] if self._may_ask(attempt, e)]
         if len(candidates) <= owed:
             return None
         if attempt.request.colocated:
@@ -88,14 +79,14 @@ class Placing:
         best = [executor for executor, load in zip(candidates, loads, strict=True) if load == least]
         return best[int(self._rng.random() * len(best))]
 
-    def _may_ask(self, attempt: Attempt, executor: Executor, functions: set[str]) -> bool:
-        """`functions`: those that it is taken to hold."""
+    def _may_ask(self, attempt: Attempt, executor: Executor) -> bool:
         if executor.address in attempt.tried or executor.suspected:
             return False
         if self._is_leaving(executor.address, attempt.request.function):
             return False
         if self._capacity and not self.ledger.room(executor.address, self._capacity):
             return False
+        functions = self._functions_at(executor)
         if attempt.request.function in functions:
             # Ours a second time is no second replica; another DAG's is shared.
             return not self._holds(attempt.dag, attempt.request.function, executor.address) and not any(
@@ -111,10 +102,8 @@ class Placing:
 
     def _functions_at(self, executor: Executor) -> set[str]:
         """What it holds, and what it was asked to hold."""
-        return executor.functions | self._asked_of(executor)
-
-    def _asked_of(self, executor: Executor) -> set[str]:
-        return {a.request.function for a in self._sent if a.address == executor.address}
+        asked = {a.request.function for a in self._sent if a.address == executor.address}
+        return executor.functions | asked
 
     def _holds(self, dag: str, function: str, address: Address) -> bool:
         held = list(self.pins.get(dag, []))
@@ -199,24 +188,26 @@ class Placing:
         if attempt.tried:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
             return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
-        found = Counter(
-            self._state(executor)
-            for executor in self._table.executors.values()
-            if executor.gpu is attempt.request.gpu
-        )
-        states = ", ".join(f"{number} {state}" for state, number in sorted(found.items())) or "none is known"
-        return f"no free {kind} for {attempt.request.function!r} ({states}): add executors, or delete a DAG"
+        # Of a repair nobody hears, and there may be hundreds at a time.
+        states = "" if self._transactions[attempt.transaction].repair else f" ({self._states(attempt)})"
+        return f"no free {kind} for {attempt.request.function!r}{states}: add executors, or delete a DAG"
 
-    def _state(self, executor: Executor) -> str:
-        """Why it is not asked."""
-        if executor.suspected:
-            return "not reached"
-        if self._asked_of(executor):
-            return "being asked"
-        if executor.functions:
-            return "holding functions"
-        if not executor.free:
-            return "at a call or leaving"
-        if self._capacity and not self.ledger.room(executor.address, self._capacity):
-            return "without room in Ray"
-        return "kept for lost pins"
+    def _states(self, attempt: Attempt) -> str:
+        """What the executors of the kind are at."""
+        asked = {sent.address for sent in self._sent}
+        states: Counter[str] = Counter()
+        for executor in self._table.executors.values():
+            if executor.gpu is not attempt.request.gpu:
+                continue
+            if executor.suspected:
+                state = "not reached"
+            elif executor.address in asked:
+                state = "being asked"
+            elif executor.functions:
+                state = "holding functions"
+            elif executor.free:
+                state = "free, but not for this"
+            else:
+                state = "at a call or leaving"
+            states[state] += 1
+        return ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none is known"

@@ -284,6 +284,16 @@ def test_locations_of_another_scheduler_are_merged() -> None:
     assert free(t) == set()
 
 
+def test_the_word_of_a_peer_is_not_believed_against_the_executors_own_of_the_same_moment() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    t.on_status(status(A), 2.0)
+    t.merge_locations([("f", A)], 2.9)  # on its way since before it was unpinned
+    assert holders(t, "f") == set() and free(t) == {A}
+    t.merge_locations([("g", A)], 3.0)
+    assert holders(t, "g") == {A} and free(t) == set()
+
+
 def test_gossip_does_not_revive_an_executor_that_left() -> None:
     t = table()
     t.on_status(status(A, "f"), 0.0)

@@ -647,32 +647,12 @@ def test_where_ray_counts_them_two_dags_pins_of_one_function_are_two() -> None:
     assert "no free executor" in finished(c.create("three", "f")).reason
 
 
-@pytest.mark.parametrize("capacity", [0, 1])
-def test_who_holds_something_by_a_peers_word_alone_is_asked_last(capacity: int) -> None:
-    c = Cluster(A, B, capacity=capacity)
-    if capacity:
-        for address in (A, B):
-            c.pinning.on_covered(address, gpu=False)
-    c.table.merge_locations([("old", A)], c.now)  # on its way since before A's last status
-    assert c.table.executors[A] not in c.table.free[False]
-
-    def asked(effects: list[Effect]) -> SendPin:
-        return sent(c.pinning.on_reserved(reserve(effects), True, c.now) if capacity else effects)
-
-    pin = asked(c.create("one", "f"))
-    assert pin.address == B
-    assert finished(c.answer(True, pin)).pins
-    pin = asked(c.create("two", "g"))
-    assert pin.address == A
-    assert c.holders("old") == {A}  # and calls may go there
-    assert f"{A[0]}:{A[1]} rejected it" in finished(c.answer(False, pin)).reason
-
-
-def test_who_holds_something_by_its_own_word_is_not_asked() -> None:
-    c = Cluster(A)
-    c.status(A, "old")
-    c.table.merge_locations([("old", A), ("older", A)], c.now)
-    assert "(1 holding functions)" in finished(c.create("one", "f")).reason
+def test_a_refusal_says_what_the_executors_are_at() -> None:
+    c = Cluster(A, B, C)
+    c.status(B, "old")
+    c.table.suspect(C)
+    reason = finished(c.create("dag", "f", "g")).reason
+    assert "(1 being asked, 1 holding functions, 1 not reached)" in reason
 
 
 def test_what_cannot_fit_asks_nobody() -> None:
