@@ -562,12 +562,12 @@ class ExecutorTable:
         return changed
 
     def _gain(self, executor: Executor, function: str) -> None:
-        """`_hold`, but for copies, whose record says what has come of it."""
+        """`_hold`, and end a backoff where that is due. A copy is told so by its record, and holds alone."""
         self._hold(executor, function)
         self._spare_if_alone(function)
 
     def _lose(self, executor: Executor, function: str) -> None:
-        """`_release`, likewise."""
+        """`_release`, and the same."""
         self._release(executor, function)
         self._spare_if_alone(function)
 
