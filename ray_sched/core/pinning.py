@@ -308,6 +308,8 @@ class Pinning(Placing):
             self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
         self._named.discard(address)
         self._leaving.pop(address, None)
+        # What the next process there has not yet may be on its way to it since before.
+        self._reported.pop(address, None)
         for attempt in [a for a in self._sent if a.address == address]:
             self._ask_again(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)

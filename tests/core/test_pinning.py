@@ -647,6 +647,17 @@ def test_where_ray_counts_them_two_dags_pins_of_one_function_are_two() -> None:
     assert "no free executor" in finished(c.create("three", "f")).reason
 
 
+def test_a_pin_on_its_way_to_an_executor_that_ends_is_taken_back_from_the_next_process() -> None:
+    c = Cluster(A)
+    finished(c.answer(True, sent(c.create("dag", "f"))))
+    c.status(A, "f")
+    c.pinning.on_gone(A, c.now, returns=True)
+    c.pinning.release("dag", c.now)
+    c.status(A)  # the next process, to which a pin from before is on its way
+    c.later(2.0)
+    assert SendUnpin(A, "f") in c.status(A, "f")
+
+
 def test_a_refusal_says_what_the_executors_are_at() -> None:
     c = Cluster(A, B, C)
     c.status(B, "old")
