@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ray_sched.core.asked import Asked
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
 from ray_sched.core.history import Ring
@@ -66,14 +67,8 @@ CHANGES_KEPT = 100_000
 STRAYS_KEPT = 10_000
 """How many executors that are gone are remembered with the pins that they had."""
 
-FORGOTTEN_KEPT = 10_000
-"""How many pins that were rejected or never answered are known when they are accepted after all."""
-
 GONE_KEPT_S = 3600.0
 """How long what an executor was asked for is remembered while nobody knows the executor."""
-
-ASKED_KEPT = 100_000
-"""How many functions at executors are remembered as asked for."""
 
 
 def _name(address: Address) -> str:
@@ -106,12 +101,8 @@ class Pinning(Placing):
         """Pins whose answer will name nobody and has not come, oldest first, and when they were sent."""
         self._strays: dict[Address, list[Pin]] = {}
         """The pins of executors that are gone, should they come back with them."""
-        self._asked: dict[tuple[Address, str], tuple[float, int]] = {}
-        """What executors were told to pin: when they last were told of it, and how often more to unpin it."""
-        self._reported: dict[Address, set[str]] = {}
-        """What was asked of executors and a status named since: one that does not is no older."""
-        self._forgotten: dict[tuple[Address, str], None] = {}
-        """What executors rejected by name or never answered, should they accept it after all."""
+        self._asked = Asked()
+        """What executors were told to pin, and may have."""
         self._knows_dags = True
         self._changed_at: dict[str, float] = {}
         """When each DAG was last created or deleted here."""
@@ -169,7 +160,7 @@ class Pinning(Placing):
         """
         self._knows_dags = False
         for address, function in asked:
-            self._asked[address, function] = (now, 0)
+            self._asked.note(address, function, now)
             self._strays.setdefault(address, []).append(Pin("", function, address))
 
     def reconcile(
@@ -222,10 +213,8 @@ class Pinning(Placing):
                 if asked and attempt.request.function == function:
                     return self._answered(attempt, success, now, said=True) + self._advance(now)
             self.late_answers += 1
-            may_be_late = (address, function) in self._forgotten
-            if success and may_be_late and not self._is_held(address, function):
-                del self._forgotten[address, function]
-                self._ask_again(address, function, now)
+            wanted = not success or self._is_held(address, function)
+            if not wanted and self._asked.accepted_late(address, function, now):
                 return [SendUnpin(address, function)]
             return []
         del self._unanswered[:1]
@@ -308,10 +297,9 @@ class Pinning(Placing):
             self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
         self._named.discard(address)
         self._leaving.pop(address, None)
-        # What the next process there has not yet may be on its way to it since before.
-        self._reported.pop(address, None)
+        self._asked.on_gone(address)
         for attempt in [a for a in self._sent if a.address == address]:
-            self._ask_again(address, attempt.request.function, now)
+            self._asked.note(address, attempt.request.function, now)
             effects += self._answered(attempt, False, now)
         effects += self._find_lost(now, address)
         return effects + self._advance(now)
@@ -331,7 +319,7 @@ class Pinning(Placing):
                 effects += self.on_reserved(attempt.target(), False, now)
                 continue
             # Should it accept after all, its next status is reason enough to tell it.
-            self._ask_again(attempt.address, attempt.request.function, now - self._settle_s)
+            self._asked.note(attempt.address, attempt.request.function, now - self._settle_s)
             effects += self._recall(attempt.address, attempt.request.function)
             effects += self._answered(attempt, False, now)
         for address, leaving in list(self._leaving.items()):
@@ -427,10 +415,7 @@ class Pinning(Placing):
             attempt.alone = not self._unanswered
             self._unanswered.append((address, now))
         attempt.deadline = now + self._pin_timeout_s
-        attempt.asked_before = (address, request.function) in self._asked
-        self._ask_again(address, request.function, now)
-        self._unreport(address, request.function)
-        self._forgotten.pop((address, request.function), None)
+        attempt.asked_before = self._asked.note_pin(address, request.function, now)
         return [SendPin(address, request.function, request.batching)]
 
     def _answered(self, attempt: Attempt, accepted: bool, now: float, *, said: bool = False) -> list[Effect]:
@@ -523,42 +508,34 @@ class Pinning(Placing):
     def _unpin(self, address: Address, function: str, now: float) -> list[Effect]:
         if address in self._table.executors:
             self._table.unpinned(address, function)
-            self._ask_again(address, function, now)
+            self._asked.note(address, function, now)
             self._leaving.setdefault(address, {})[function] = now
         self.history.note(
             now, (function, _name(address)), "{} was told to unpin {}", _name(address), function
         )
         return [SendUnpin(address, function)]
 
-    def _ask_again(self, address: Address, function: str, now: float, tries: int = 0) -> None:
-        self._asked[address, function] = (now, tries)
-        if len(self._asked) > ASKED_KEPT:
-            oldest = next(iter(self._asked))
-            del self._asked[oldest]
-            self._unreport(*oldest)
-
     def _unpin_again(self, address: Address, functions: Iterable[str], now: float) -> list[Effect]:
         """An unpin may be lost while the ingress restarts: what a status says, counts."""
         effects: list[Effect] = []
-        asked = [f for f in functions if (address, f) in self._asked]
-        due = [f for f in asked if now - self._asked[address, f][0] >= self._settle_s]
+        due = self._asked.due(address, functions, now - self._settle_s)
         if not due or not self._knows_dags:
             return effects
         wanted = self._wanted_at(address)
         for function in [f for f in due if (f, address) not in wanted]:
-            _, tries = self._asked[address, function]
+            tries = self._asked.tries(address, function)
             if tries >= UNPIN_TRIES:
                 effects += self._forget(address, function)
             else:
                 effects += self._unpin(address, function, now)
-                self._ask_again(address, function, now, tries + 1)
+                self._asked.note(address, function, now, tries + 1)
         return effects
 
     def _look_at_asked(self, now: float) -> list[Effect]:
         """Unpin what no DAG has, forget what no executor has; where nobody knows, a later look tells."""
         effects: list[Effect] = []
         wanted = self._wanted_at()
-        for (address, function), (since, _) in list(self._asked.items()):
+        for address, function, since in self._asked.all():
             executor = self._table.executors.get(address)
             if executor is None and now - since >= GONE_KEPT_S:
                 effects += self._forget(address, function)
@@ -572,32 +549,17 @@ class Pinning(Placing):
         return effects
 
     def _forget(self, address: Address, function: str, *, heard: bool = True) -> list[Effect]:
-        """Unless the executor was `heard` not to have it any more, it may still accept it."""
-        if not heard:
-            self._forgotten[address, function] = None
-            if len(self._forgotten) > FORGOTTEN_KEPT:
-                del self._forgotten[next(iter(self._forgotten))]
-        self._asked.pop((address, function), None)
-        self._unreport(address, function)
+        self._asked.forget(address, function, heard=heard)
         return [Forget(address, function)]
 
     def _forget_missing(self, address: Address, functions: tuple[str, ...]) -> list[Effect]:
         """What the executor reported before and does not now, and no DAG has there: it heard its unpin."""
-        asked = {function for function in functions if (address, function) in self._asked}
-        if asked:
-            self._reported.setdefault(address, set()).update(asked)
-        missing = self._reported.get(address, set()).difference(functions)
+        missing = self._asked.on_status(address, functions)
         wanted = self._wanted_at(address) if missing else set[tuple[str, Address]]()
         effects: list[Effect] = []
-        for function in sorted(f for f in missing if (f, address) not in wanted):
+        for function in [f for f in missing if (f, address) not in wanted]:
             effects += self._forget(address, function)
         return effects
-
-    def _unreport(self, address: Address, function: str) -> None:
-        reported = self._reported.get(address, set())
-        reported.discard(function)
-        if not reported:
-            self._reported.pop(address, None)
 
     def _left(self, address: Address, function: str) -> None:
         leaving = self._leaving[address]
