@@ -138,22 +138,33 @@ def test_nonsense_on_every_port_of_the_group_ends_no_actor(group: Group, client:
 
 @contextmanager
 def flood(port: int, body: bytes) -> Iterator[None]:
-    """Sends to a request port as fast as it takes it, without waiting for what is answered."""
+    """Sends to a request port as fast as it takes it, without waiting for what is answered.
+
+    Ends with the last answer, so that nothing of it is left for the next test: each request has one.
+    """
     stop = threading.Event()
+    unanswered = 0
 
     def send() -> None:
+        nonlocal unanswered
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.DEALER)
         socket.linger = 0
+        socket.rcvhwm = 0
         socket.connect(ports.tcp(HOST, port))
         while not stop.is_set():
             try:
                 for _ in range(100):
                     socket.send_multipart([b"", body], zmq.DONTWAIT)
+                    unanswered += 1
             except zmq.Again:
                 socket.poll(10)
             while socket.poll(0):
                 socket.recv_multipart()
+                unanswered -= 1
+        while unanswered and socket.poll(WAIT_S * 1000):
+            socket.recv_multipart()
+            unanswered -= 1
         context.destroy(0)
 
     thread = threading.Thread(target=send)
@@ -163,6 +174,7 @@ def flood(port: int, body: bytes) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    assert unanswered == 0
 
 
 @pytest.mark.parametrize(

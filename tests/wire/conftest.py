@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.wire.players import (
+    AnnaClient,
     LegacyClient,
     NoReplyError,
     PlayedAnna,
@@ -181,6 +182,14 @@ def stage(local: Scheduler, node_addresses: Iterator[str]) -> Iterator[Stage]:
     """Played executors before a scheduler in local mode."""
     with Stage(local.ip, node_addresses, layout=local.layout) as stage:
         yield stage
+
+
+@pytest.fixture
+def anna(stage: Stage) -> Iterator[AnnaClient]:
+    """A client of the key-value store that the scheduler uses."""
+    client = AnnaClient(stage.client.connect(), stage.node(), stage.pusher)
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import pickle
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +39,6 @@ WORD = {"body": "hé".encode(), "type": messages.STRING}
 
 def as_sent(functions: list[Any], links: list[tuple[str, str]], name: str) -> Record:
     return decode(messages.DAG, encode(messages.DAG, dag(name, functions, links)))
-
-
-@pytest.fixture
-def anna(stage: Stage) -> Iterator[AnnaClient]:
-    """A client of the key-value store that the scheduler uses."""
-    client = AnnaClient(stage.client.connect(), stage.node(), stage.pusher)
-    yield client
-    client.close()
 
 
 # --- DAGs ---
