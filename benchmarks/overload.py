@@ -10,6 +10,9 @@ The load "references" is a call whose decision is costly (the locality of forty 
 few, so that the scheduler is what is saturated, and not the played executors or the load generator beside it.
 With the others these share the cores: "loop" is the share of a core that the ingress's loop got, in the
 closed loop that finds the peak and in the open one; what it did not get, it could not decide in.
+
+A closed loop, too: 1, 2 and 5 times as many clients as reach the peak, each of which waits for its answer
+and then asks again, as the legacy client does.
 """
 
 from __future__ import annotations
@@ -132,6 +135,15 @@ def _quantiles(latencies: list[float]) -> tuple[float, float]:
     return cuts[49], cuts[98]
 
 
+def closed_loop(address: str, request: bytes, clients: int, seconds: float) -> load.Measurement:
+    """So many clients that wait for their answers; refused ones ask again at once, too."""
+    return load.run(address, request, clients, seconds, warm_up_s=0.5, succeeded=payloads.succeeded)
+
+
+def _accepted_per_s(measured: load.Measurement) -> float:
+    return measured.calls_per_s * (1 - measured.refused / measured.sent)
+
+
 class LoopTime:
     """The processor time of the ingress's busiest thread, which is its loop."""
 
@@ -202,6 +214,7 @@ def main() -> int:
         scheduler.fill()
         ingress = scheduler.status()["actors"]["ingress"]["pid"]
         rounds: dict[int, list[Measured]] = {times: [] for times in TIMES}
+        waiting: dict[int, list[load.Measurement]] = {times: [] for times in TIMES}
         for _ in range(options.rounds):
             load.run(address, request, CLIENTS, 0.5, warm_up_s=0.0)
             loop = LoopTime(ingress)
@@ -214,6 +227,8 @@ def main() -> int:
                     open_share = loop.share()
                 rounds[times].append(Measured(outcome, closed.calls_per_s, max(lists), peak_loop, open_share))
                 time.sleep(1.0)
+            for times in TIMES:
+                waiting[times].append(closed_loop(address, request, times * CLIENTS, options.seconds))
     print(
         "load  peak/s  loop  offered/s  accepted/s  share  loop  p50 ms  p99 ms"
         "  refused/s  p50 ms  p99 ms  unanswered  list max ms"
@@ -227,6 +242,15 @@ def main() -> int:
             f"{outcome.accepted_p50:7.1f} {outcome.accepted_p99:7.1f} "
             f"{outcome.refused_per_s:10.0f} {outcome.refused_p50:7.1f} {outcome.refused_p99:7.1f} "
             f"{outcome.unanswered:11d} {slowest:12.0f}"
+        )
+    print("clients that wait  accepted/s  share  p50 ms  p99 ms  refused/s")
+    peak = statistics.median(_accepted_per_s(measured) for measured in waiting[1])
+    for times, measurements in waiting.items():
+        middle = sorted(measurements, key=_accepted_per_s)[len(measurements) // 2]
+        accepted = _accepted_per_s(middle)
+        print(
+            f"{times * CLIENTS:17d} {accepted:11.0f} {accepted / peak:6.2f} "
+            f"{middle.p50_ms:7.1f} {middle.p99_ms:7.1f} {middle.calls_per_s - accepted:10.0f}"
         )
     return 0
 
