@@ -24,6 +24,8 @@ MAX_OPEN: Final = 150_000
 """What the list of calls has room for by default: after a kill each call with a continuation is open once."""
 MAX_AGAIN_S: Final = 30.0
 """How long the calls that are found open may go without another look, which comes less and less often."""
+BEFORE_CUT_S: Final = 5.0
+"""What was sent longer before an executor was cut off and connected anew had arrived there."""
 GONE: Final = Destination("", "", "", False, "gone", False)
 """What stands among the noted calls where an executor was found gone, for the process after this one."""
 
@@ -38,6 +40,8 @@ class Due:
     noted: bytes
     gone: dict[Address, float]
     """The executors that went, and when: later calls went to those that took their place."""
+    cut: dict[Address, tuple[float, float]]
+    """The executors that were cut off: of the calls sent between these times some may not have arrived."""
     unsent: tuple[Destination, ...]
     again: tuple[Doubtful, ...]
     """What was open at the last look."""
@@ -50,7 +54,7 @@ class Due:
             for call in read(self.noted)
             if call.at > self.young
             and call.to != GONE
-            and any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
+            and any(self._may_be_lost(executor, call.at) for executor in call.executors)
         ]
         doubtful += [
             Doubtful(call.executors, call.to, call.continued)
@@ -58,15 +62,26 @@ class Due:
         ]
         return doubtful
 
+    def _may_be_lost(self, executor: Address, sent_at: float) -> bool:
+        if sent_at <= self.gone.get(executor, 0.0):
+            return True
+        since, until = self.cut.get(executor, (0.0, 0.0))
+        return since < sent_at <= until
+
 
 class Doubts:
     """For one thread."""
 
-    def __init__(self, ledger: Ledger, timeout_s: float, now: float) -> None:
+    def __init__(self, ledger: Ledger, now: float, timeout_s: float, executor_timeout_s: float) -> None:
+        """Who is silent for `executor_timeout_s` is gone: what one tells happened no longer ago."""
         self._ledger = ledger
         self._timeout_s = timeout_s
+        self._executor_timeout_s = executor_timeout_s
         self._due_at = now + GRACE_S
         self._gone: dict[Address, float] = {}
+        self._reconnections: dict[Address, int] = {}
+        """How often executors have said that they were connected anew, since each began."""
+        self._cut: dict[Address, tuple[float, float]] = {}
         self._unsent: dict[Destination, None] = {}
         self._again: dict[Destination, tuple[Doubtful, float]] = {}
         """The calls that were open at the last look, and when that was."""
@@ -89,7 +104,16 @@ class Doubts:
     def gone(self, address: Address, now: float) -> None:
         """An executor is not the one that it was."""
         self._gone[address] = now
+        self._reconnections.pop(address, None)
+        self._cut.pop(address, None)
         self._ledger.add((now, (address,), tuple(GONE), False))
+
+    def reconnected(self, address: Address, times: int, now: float) -> None:
+        """So often since it began was the executor connected anew, it says."""
+        if times != self._reconnections.get(address, 0):
+            self._reconnections[address] = times
+            since = now - self._executor_timeout_s - BEFORE_CUT_S
+            self._cut[address] = (min(since, self._cut.get(address, (since, 0.0))[0]), now)
 
     def unsent(self, to: Destination) -> None:
         """This call went nowhere."""
@@ -102,14 +126,15 @@ class Doubts:
             return None
         started = now >= self._due_at
         gone = {a: at for a, at in self._gone.items() if started and now >= at + GRACE_S}
+        cut = {a: when for a, when in self._cut.items() if started and now >= when[1] + GRACE_S}
         past = self._past if started else b""
         again: tuple[Doubtful, ...] = ()
         if now >= self._again_at:  # two looks that come one upon the other say no more than one
             again = tuple(call for call, looked_at in self._again.values() if now - looked_at >= GRACE_S)
-        if not (gone or past or self._unsent or again):
+        if not (gone or cut or past or self._unsent or again):
             return None
-        noted = self._ledger.copy() if gone else b""
-        self._asking = Due(now - self._timeout_s, past, noted, gone, tuple(self._unsent), again)
+        noted = self._ledger.copy() if gone or cut else b""
+        self._asking = Due(now - self._timeout_s, past, noted, gone, cut, tuple(self._unsent), again)
         self._unsent = {}
         return self._asking
 
@@ -136,6 +161,7 @@ class Doubts:
                     self.unwatched += 1
             # One that went again meanwhile is due again.
             self._gone = {a: at for a, at in self._gone.items() if at > due.gone.get(a, 0.0)}
+            self._cut = {a: when for a, when in self._cut.items() if when != due.cut.get(a)}
             self._past = b"" if due.past else self._past
         else:
             self._unsent.update(dict.fromkeys(due.unsent))

@@ -474,6 +474,7 @@ class IngressLoop:
             min(max(0.0, message.utilization), 1.0),  # in this order NaN becomes 0
             message.running,
             message.type == internal_pb2.GPU,
+            message.reconnections,
         )
 
     def _take_status(self, status: Status, now: float, seq: int) -> None:
@@ -481,6 +482,8 @@ class IngressLoop:
         if changed and not status.running:
             self.out.give_up(status.address, FAREWELL_MS)
             self._lost.gone(status.address, now)
+        if status.reconnections:
+            self._lost.reconnected(status.address, status.reconnections, now)
         self._tell_status(status, now, seq, changed)
         self.counts["statuses"] += 1
 

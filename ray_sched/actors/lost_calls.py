@@ -1,8 +1,9 @@
 """Calls that were acknowledged and may have got lost on their way: none of them ends in silence.
 
-The ingress notes every call that it dispatches. When an executor leaves, dies or was restarted, or this
-ingress itself was killed, those that may have been lost with it go to the Scheduler, which writes the
-error value where nobody will write a result. What was noted is bounded: `scheduler.noted_calls_bytes`.
+The ingress notes every call that it dispatches. When an executor leaves, dies, was restarted or was cut
+off, or this ingress itself was killed, those that may have been lost with it go to the Scheduler, which
+writes the error value where nobody will write a result. What was noted is bounded
+(`scheduler.noted_calls_bytes`).
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ class LostCalls:
         self._ledger = Ledger(_file(config, own), limits.noted_calls_bytes, now)
         if own == FRONT:
             _adopt(config, self._ledger, part.shards if part is not None else 0, now)
-        doubts = self._doubts = Doubts(self._ledger, limits.lost_call_timeout_s, now)
+        timeouts_s = limits.lost_call_timeout_s, limits.executor_timeout_s
+        doubts = self._doubts = Doubts(self._ledger, now, *timeouts_s)
         self.note, self.gone, self.unsent = self._ledger.add_all, doubts.gone, doubts.unsent
+        self.reconnected = doubts.reconnected
 
     def tick(self, now: float) -> None:
         """Have what is due looked after, one after the other."""

@@ -49,6 +49,8 @@ class Status(NamedTuple):
     utilization: float = 0.0
     running: bool = True
     gpu: bool = False
+    reconnections: int = 0
+    """How often a connection over which calls come was made anew; what was on its way then is lost."""
 
     @property
     def address(self) -> Address:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket as sockets
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
+ACCEPTED: Final = struct.Struct("=HI")
+"""What a monitor tells first: which event, and of an accepted connection its file descriptor."""
+PEERS_KEPT: Final = 1000
+"""Addresses for each port that are known to have been connected to it."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
@@ -62,6 +68,8 @@ class Receiver:
         keys: Keys | None = None,
     ) -> None:
         self.bad_messages = 0
+        self.reconnections = 0
+        """How often an address that had been connected to a port for calls was connected to it anew."""
         self._begin = begin
         self._inbox = inbox
         self._emit = emit
@@ -70,6 +78,8 @@ class Receiver:
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
+        self._monitors: dict[zmq.Socket[bytes], dict[str, None]] = {}
+        """What tells of new connections to the ports for calls, and the addresses that were connected."""
         # When too much is queued already, messages stay in their sockets, and then with their senders.
         self._none, self._control, self._all = zmq.Poller(), zmq.Poller(), zmq.Poller()
         work: dict[int, Callable[[bytes], None]] = {
@@ -96,11 +106,15 @@ class Receiver:
                 self._all.register(socket, zmq.POLLIN)
                 if base in control:
                     self._control.register(socket, zmq.POLLIN)
+                if base in (layout.call, layout.schedule):
+                    self._monitors[socket.get_monitor_socket(zmq.EVENT_ACCEPTED)] = {}
         except BaseException:
             self.close()
             raise
         for poller in (self._none, self._control, self._all):
             poller.register(self._wake, zmq.POLLIN)
+            for monitor in self._monitors:
+                poller.register(monitor, zmq.POLLIN)
 
     def wake(self) -> None:
         """Make `receive` return soon. Any thread may call this."""
@@ -114,6 +128,9 @@ class Receiver:
         for source, _ in poller.poll(int(timeout_s * 1000)):
             if isinstance(source, int):
                 os.eventfd_read(self._wake)
+                continue
+            if source in self._monitors:
+                self._on_connection(source)
                 continue
             take = self._takers[source]
             for _ in range(AT_ONCE):
@@ -135,7 +152,26 @@ class Receiver:
             self._closed = True
             for socket in self._takers:
                 socket.close(0)
+            for monitor in self._monitors:
+                monitor.close(0)
             os.close(self._wake)
+
+    def _on_connection(self, monitor: zmq.Socket[bytes]) -> None:
+        """Whoever connects again was cut off: what was on its way is lost, and nobody else knows."""
+        peers = self._monitors[monitor]
+        for _ in range(AT_ONCE):
+            try:
+                told = receive(monitor)[0]
+            except zmq.Again:
+                return
+            event, descriptor = ACCEPTED.unpack(told)
+            if event != zmq.EVENT_ACCEPTED:
+                continue
+            peer = _peer_of(descriptor)
+            if peer in peers:
+                self.reconnections += 1
+            elif peer and len(peers) < PEERS_KEPT:
+                peers[peer] = None
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)
@@ -156,3 +192,12 @@ class Receiver:
 
     def _on_depart(self, message: bytes) -> None:
         self._emit(DepartArrived())
+
+
+def _peer_of(descriptor: int) -> str:
+    """The IP address at the other end of a connection of this process; "" where it has ended."""
+    try:
+        with sockets.socket(fileno=os.dup(descriptor)) as connection:
+            return str(connection.getpeername()[0])
+    except OSError:
+        return ""

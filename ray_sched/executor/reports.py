@@ -57,6 +57,8 @@ class Reports:
         """What the next status says is pinned here."""
         self.running = True
         self.last_utilization = 0.0
+        self.reconnections = 0
+        """How often those who send calls have connected anew."""
         self._config = config
         self._ip = ip
         self._tid = tid
@@ -135,6 +137,7 @@ class Reports:
             utilization=utilization,
             running=self.running,
             type=self._type,
+            reconnections=self.reconnections,
         ).SerializeToString()
         for ip in self._config.scheduler_ips:
             self._push(tcp(ip, STATUS), message)

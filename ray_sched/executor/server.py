@@ -286,6 +286,7 @@ class ExecutorServer:
                 now = time.monotonic()
                 if now >= next_report:
                     next_report = now + config.status_period_s
+                    self._reports.reconnections = self._receiver.reconnections
                     self._reports.period(now)
                 if now >= next_reload:
                     next_reload = now + config.reload_period_s

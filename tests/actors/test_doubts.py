@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from ray_sched.actors.doubts import BEFORE_DEATH_S, GRACE_S, MAX_AGAIN_S, MAX_OPEN, MAX_UNSENT, Doubts
+from ray_sched.actors.doubts import (
+    BEFORE_CUT_S,
+    BEFORE_DEATH_S,
+    GRACE_S,
+    MAX_AGAIN_S,
+    MAX_OPEN,
+    MAX_UNSENT,
+    Doubts,
+)
 from ray_sched.actors.ledger import Ledger
 from ray_sched.core.destination import Destination
 from ray_sched.core.executors import Address
 from ray_sched.core.open_calls import Doubtful
 
 TIMEOUT_S = 600.0
+SILENT_S = 15.0
 A: Address = ("10.0.0.1", 0)
 B: Address = ("10.0.0.1", 1)
 
@@ -29,7 +38,7 @@ class Ingress:
 
     def start(self, now: float) -> Doubts:
         self._ledger = Ledger(self._path, 1 << 16, now)
-        self.doubts = Doubts(self._ledger, TIMEOUT_S, now)
+        self.doubts = Doubts(self._ledger, now, TIMEOUT_S, SILENT_S)
         return self.doubts
 
     def call(self, key: str, now: float, *executors: Address, continued: bool = False) -> None:
@@ -173,6 +182,51 @@ def test_no_more_open_calls_are_kept_than_there_is_room_for(ingress: Ingress) ->
     due = doubts.take_due(120.0)
     assert due is not None and len(due.again) == MAX_OPEN
     assert doubts.unwatched == 2
+
+
+def test_of_an_executor_that_was_cut_off_the_latest_calls_are_due(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    # It may have told so before, in a status that was lost: whoever is silent for longer is gone.
+    first = 200.0 - SILENT_S - BEFORE_CUT_S
+    ingress.call("long before", first, A)
+    ingress.call("before", first + 0.1, A)
+    ingress.call("just before", 200.0, A)
+    ingress.call("after", 200.1, A)
+    ingress.call("at B", 200.0, B)
+    doubts.reconnected(A, 2, 200.0)
+    assert ingress.due(200.0 + GRACE_S - 0.1) is None
+    assert ingress.due(200.0 + GRACE_S) == ["before", "just before"]
+    doubts.looked_after(True, [], 203.0)
+    doubts.reconnected(A, 2, 205.0)
+    assert ingress.due(210.0) is None
+    ingress.call("later", 211.0, A)
+    doubts.reconnected(A, 3, 212.0)
+    assert ingress.due(214.0) == ["after", "just before", "later"]
+
+
+def test_what_an_executor_was_cut_off_for_is_due_until_it_is_looked_after(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("first", 110.0, A)
+    doubts.reconnected(A, 1, 112.0)
+    assert ingress.due(115.0) == ["first"]
+    ingress.call("second", 130.0, A)
+    doubts.reconnected(A, 2, 132.0)  # while the last is looked after, which fails
+    doubts.looked_after(False, [], 133.0)
+    assert ingress.due(134.0) == ["first", "second"]
+
+
+def test_after_a_restart_an_executor_is_asked_as_one_that_was_cut_off(ingress: Ingress) -> None:
+    ingress.start(100.0)
+    ingress.call("before", 110.0, A)
+    doubts = ingress.start(118.0)
+    doubts.reconnected(A, 1, 119.0)
+    assert ingress.due(121.0) == ["before"]
+    # One that begins anew counts anew; of its end it tells itself.
+    doubts.looked_after(True, [], 121.0)
+    doubts.gone(A, 122.0)
+    ingress.call("to the next", 123.0, A)
+    doubts.reconnected(A, 1, 124.0)
+    assert ingress.due(126.0) == ["before", "to the next"]
 
 
 def test_calls_older_than_the_time_out_are_left_out(ingress: Ingress) -> None:

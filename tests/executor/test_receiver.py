@@ -113,3 +113,27 @@ def test_who_sends_too_much_loses_the_connection_and_nobody_else_does(heard: Hea
             greedy.monitor(None, 0)
         other.send(b"g")
         assert heard.until(1) == [UnpinArrived("g")]
+
+
+def test_who_connects_to_a_port_for_calls_again_was_cut_off(heard: Heard) -> None:
+    message = cb.FunctionCall(name="f", response_key="key").SerializeToString()
+
+    def call(source: str, port: int = WIDE.call) -> None:
+        with heard.context.socket(zmq.PUSH) as socket:
+            socket.connect(f"tcp://{source}:0;{IP}:{port + TID}")
+            socket.send(message)
+            arrived = len(heard.events)
+            assert len(heard.until(arrived + 1)) == arrived + 1
+
+    for source in ("127.0.3.90", "127.0.3.91"):
+        call(source)
+    assert heard.receiver.reconnections == 0
+    call("127.0.3.91")
+    assert heard.receiver.reconnections == 1
+    heard.events.clear()
+    with heard.context.socket(zmq.PUSH) as socket:
+        for _ in range(2):  # of other executors' triggers each has its own end
+            socket.connect(f"tcp://127.0.3.92:0;{IP}:{WIDE.trigger + TID}")
+            socket.send(cb.DagTrigger(id="id", target_function="f").SerializeToString())
+            heard.until(1)
+    assert heard.receiver.reconnections == 1

@@ -54,6 +54,7 @@ class Executor(Part):
     def begin(self, *, again: bool) -> None:
         self._journal = Journal(self._path)
         self._busy = False
+        self._reconnections = 0
         self._arrived: deque[Event] = deque()
         self.execution = Execution(
             max_functions=self._capacity,
@@ -78,6 +79,10 @@ class Executor(Part):
         self._journal.close()
 
     # --- what arrives ---
+
+    def cut_off(self) -> None:
+        """Whoever sends it calls had to connect anew."""
+        self._reconnections += 1
 
     def receive(self, kind: str, message: bytes) -> None:
         """As the receiving thread does: the journal knows of a call at once, the run thread when free."""
@@ -176,7 +181,8 @@ class Executor(Part):
 
     def _send_status(self, *, running: bool = True) -> None:
         ingress = self._world.ingress
-        status = Status(*self.address, self.execution.functions if running else (), 0.1, running)
+        functions = self.execution.functions if running else ()
+        status = Status(*self.address, functions, 0.1, running, reconnections=self._reconnections)
         what = f"holds {' '.join(status.functions) or 'nothing'}" if running else "has ended"
         self.relay.wire(
             self, ingress, what, lambda: ingress.on_status(status), connection="statuses", may_drop=running

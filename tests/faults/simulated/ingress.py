@@ -39,8 +39,10 @@ class Ingress(Part):
         self.plans: dict[str, Plan] = {}
         self._dispatcher = world.dispatcher(self.table, self.plans)
         self._ledger = Ledger(self._path, world.config.scheduler.noted_calls_bytes, self.relay.now)
-        timeout_s = world.config.scheduler.lost_call_timeout_s
-        self._doubts = Doubts(self._ledger, timeout_s, self.relay.now)
+        limits = world.config.scheduler
+        self._doubts = Doubts(
+            self._ledger, self.relay.now, limits.lost_call_timeout_s, limits.executor_timeout_s
+        )
         self._seen: dict[Address, None] = {}
         self.every(world.config.scheduler.heartbeat_s, self._beat)
 
@@ -93,6 +95,8 @@ class Ingress(Part):
     def on_status(self, status: Status) -> None:
         policy, now = self._world.policy, self.relay.now
         seq = seq_at(now)
+        if status.reconnections:
+            self._doubts.reconnected(status.address, status.reconnections, now)
         if not self.table.on_status(status, now, seq):
             self._seen[status.address] = None
             return

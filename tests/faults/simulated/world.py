@@ -72,10 +72,13 @@ class World:
         return self.relay.rng.getrandbits(48)
 
     def send(self, source: Part, target: Executor, kind: str, message: bytes) -> None:
-        """A call's way to its executor is not to be lost while both live: who would know of it?"""
-        may_drop = kind not in ("call", "schedule")
         self.relay.wire(
-            source, target, kind, lambda: target.receive(kind, message), may_drop=may_drop, connection=kind
+            source,
+            target,
+            kind,
+            lambda: target.receive(kind, message),
+            connection=kind,
+            dropped=target.cut_off if kind in ("call", "schedule") else None,
         )
 
     def validate(self) -> None:
