@@ -474,10 +474,14 @@ class IngressLoop:
             min(max(0.0, message.utilization), 1.0),  # in this order NaN becomes 0
             message.running,
             message.type == internal_pb2.GPU,
+            message.process,
             message.reconnections,
         )
 
     def _take_status(self, status: Status, now: float, seq: int) -> None:
+        end = self._table.unheard_end(status)
+        if end is not None:
+            self._take_status(end, now, seq - 1)
         changed = self._table.on_status(status, now, seq)
         if changed and not status.running:
             self.out.give_up(status.address, FAREWELL_MS)

@@ -14,7 +14,7 @@ ASKED_KEPT = 100_000
 """How many functions at executors are remembered as asked for."""
 
 FORGOTTEN_KEPT = 10_000
-"""How many pins that were rejected or never answered are known when they are accepted after all."""
+"""How many functions that executors need not have are known when they are accepted after all."""
 
 
 class Asked:
@@ -26,7 +26,7 @@ class Asked:
         self._reported: dict[Address, set[str]] = {}
         """What statuses named since it was asked for: one that does not is no older."""
         self._forgotten: dict[tuple[Address, str], None] = {}
-        """What executors rejected by name or never answered, should they accept it after all."""
+        """What executors need not have, should they accept it after all."""
 
     def __contains__(self, what: tuple[Address, str]) -> bool:
         return what in self._asked
@@ -71,12 +71,11 @@ class Asked:
         """What the next process there has not yet may be on its way to it since before."""
         self._reported.pop(address, None)
 
-    def forget(self, address: Address, function: str, *, heard: bool) -> None:
-        """Unless the executor was `heard` not to have it any more, it may still accept it."""
-        if not heard:
-            self._forgotten[address, function] = None
-            if len(self._forgotten) > FORGOTTEN_KEPT:
-                del self._forgotten[next(iter(self._forgotten))]
+    def forget(self, address: Address, function: str) -> None:
+        """It does not have it, as far as one can know: what told so may be older than a pin on its way."""
+        self._forgotten[address, function] = None
+        if len(self._forgotten) > FORGOTTEN_KEPT:
+            del self._forgotten[next(iter(self._forgotten))]
         self._asked.pop((address, function), None)
         self._unreport(address, function)
 

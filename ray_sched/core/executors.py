@@ -49,6 +49,8 @@ class Status(NamedTuple):
     utilization: float = 0.0
     running: bool = True
     gpu: bool = False
+    process: int = 0
+    """Which process of the executor says it; 0 where it does not tell, as foreign ones do not."""
     reconnections: int = 0
     """How often a connection over which calls come was made anew; what was on its way then is lost."""
 
@@ -72,6 +74,7 @@ class ExecutorRecord:
     utilization: float
     seq: int
     hearsay: tuple[str, ...] = ()
+    process: int = 0
 
 
 class Executor:
@@ -94,6 +97,7 @@ class Executor:
         "last_seen",
         "name",
         "overloaded",
+        "process",
         "recent",
         "reported",
         "seq",
@@ -124,6 +128,8 @@ class Executor:
         self.backing_off = False
         self.backoff_until = 0.0
         self.last_seen = 0.0
+        self.process = 0
+        """Which of its processes reported last; 0 where it does not tell."""
         self.reported = False
         """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
         self.utilization = 0.0
@@ -218,6 +224,7 @@ class ExecutorTable:
             changed = True
         executor.last_seen = now
         executor.reported = True
+        executor.process = status.process
         if executor.gpu != status.gpu:
             self._set_free(executor, False)
             executor.gpu = status.gpu
@@ -242,6 +249,14 @@ class ExecutorTable:
             self._place(executor)
             self.dirty[executor.address] = None
         return changed
+
+    def unheard_end(self, status: Status) -> Status | None:
+        """What the executor's process before that of this status would have said, had its end been heard of:
+        that its process ended is the first thing that one says, and the connection may be cut just then."""
+        executor = self.executors.get(status.address)
+        if executor is None or not status.running or executor.process in (0, status.process):
+            return None
+        return status._replace(running=False, functions=(), process=executor.process, reconnections=0)
 
     def on_seen(self, addresses: Iterable[Address], now: float) -> None:
         """Statuses arrived that changed nothing else."""
@@ -432,7 +447,7 @@ class ExecutorTable:
             return None
         return ExecutorRecord(
             e.ip, e.tid, e.gpu, tuple(sorted(e.functions)), tuple(e.fresh.items()), e.free,
-            e.backoff_until, e.last_seen, e.utilization, e.seq, tuple(sorted(e.hearsay)),
+            e.backoff_until, e.last_seen, e.utilization, e.seq, tuple(sorted(e.hearsay)), e.process,
         )  # fmt: skip
 
     def records(self) -> list[ExecutorRecord]:
@@ -469,6 +484,7 @@ class ExecutorTable:
         executor.hearsay = set(record.hearsay)
         self._back_off(executor, record.backoff_until)
         executor.reported |= record.seq > 0
+        executor.process = record.process
         executor.last_seen = max(executor.last_seen, record.last_seen)
         executor.utilization = record.utilization
         executor.seq = record.seq

@@ -445,7 +445,7 @@ class Pinning(Placing):
             self._waiting.append(attempt)
         effects = self.ledger.drop(pin)
         if said and not attempt.asked_before:
-            effects += self._forget(address, pin.function, heard=False)
+            effects += self._forget(address, pin.function)
         return effects
 
     def _finish_complete(self, now: float) -> list[Effect]:
@@ -545,11 +545,11 @@ class Pinning(Placing):
                 effects += self._take_back(address, (function,), now)
                 effects += self._unpin_again(address, (function,), now)
             elif now - since >= QUARANTINE_S:
-                effects += self._forget(address, function, heard=False)
+                effects += self._forget(address, function)
         return effects
 
-    def _forget(self, address: Address, function: str, *, heard: bool = True) -> list[Effect]:
-        self._asked.forget(address, function, heard=heard)
+    def _forget(self, address: Address, function: str) -> list[Effect]:
+        self._asked.forget(address, function)
         return [Forget(address, function)]
 
     def _forget_missing(self, address: Address, functions: tuple[str, ...]) -> list[Effect]:

@@ -8,6 +8,7 @@ go out even when the run thread hangs.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from typing import Final
 
@@ -57,6 +58,7 @@ class Reports:
         """What the next status says is pinned here."""
         self.running = True
         self.last_utilization = 0.0
+        self._process = random.SystemRandom().getrandbits(64) or 1
         self.reconnections = 0
         """How often those who send calls have connected anew."""
         self._config = config
@@ -137,6 +139,7 @@ class Reports:
             utilization=utilization,
             running=self.running,
             type=self._type,
+            process=self._process,
             reconnections=self.reconnections,
         ).SerializeToString()
         for ip in self._config.scheduler_ips:

@@ -14,13 +14,14 @@ CPU: ExecutorType
 GPU: ExecutorType
 
 class ThreadStatus(_message.Message):
-    __slots__ = ("ip", "tid", "functions", "utilization", "running", "type", "reconnections")
+    __slots__ = ("ip", "tid", "functions", "utilization", "running", "type", "process", "reconnections")
     IP_FIELD_NUMBER: _ClassVar[int]
     TID_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     RECONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     ip: str
     tid: int
@@ -28,8 +29,9 @@ class ThreadStatus(_message.Message):
     utilization: float
     running: bool
     type: ExecutorType
+    process: int
     reconnections: int
-    def __init__(self, ip: _Optional[str] = ..., tid: _Optional[int] = ..., functions: _Optional[_Iterable[str]] = ..., utilization: _Optional[float] = ..., running: bool = ..., type: _Optional[_Union[ExecutorType, str]] = ..., reconnections: _Optional[int] = ...) -> None: ...
+    def __init__(self, ip: _Optional[str] = ..., tid: _Optional[int] = ..., functions: _Optional[_Iterable[str]] = ..., utilization: _Optional[float] = ..., running: bool = ..., type: _Optional[_Union[ExecutorType, str]] = ..., process: _Optional[int] = ..., reconnections: _Optional[int] = ...) -> None: ...
 
 class SchedulerStatus(_message.Message):
     __slots__ = ("dags", "function_locations")

@@ -221,12 +221,17 @@ def test_after_a_restart_an_executor_is_asked_as_one_that_was_cut_off(ingress: I
     doubts = ingress.start(118.0)
     doubts.reconnected(A, 1, 119.0)
     assert ingress.due(121.0) == ["before"]
-    # One that begins anew counts anew; of its end it tells itself.
-    doubts.looked_after(True, [], 121.0)
-    doubts.gone(A, 122.0)
+
+
+def test_one_that_begins_anew_counts_anew(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    doubts.reconnected(A, 1, 101.0)
+    doubts.gone(A, 120.0)
+    assert ingress.due(122.0) == []
+    doubts.looked_after(True, [], 122.0)
     ingress.call("to the next", 123.0, A)
     doubts.reconnected(A, 1, 124.0)
-    assert ingress.due(126.0) == ["before", "to the next"]
+    assert ingress.due(126.0) == ["to the next"]
 
 
 def test_calls_older_than_the_time_out_are_left_out(ingress: Ingress) -> None:

@@ -851,6 +851,17 @@ def test_a_pin_that_is_accepted_when_nobody_expected_it_any_more_is_taken_back()
     assert c.answer(True, pin) == [SendUnpin(A, "f")]
 
 
+def test_a_pin_that_was_on_its_way_when_statuses_told_of_the_one_before_it_is_taken_back() -> None:
+    c = Cluster(A)
+    c.create("first", "f")
+    c.later(TIMEOUT_S)
+    pin = sent(c.create("second", "f"))
+    c.pinning.release("second", c.now)
+    c.status(A, "f")  # of the first pin,
+    assert Forget(A, "f") in c.status(A)  # and of its unpin
+    assert c.answer(True, pin) == [SendUnpin(A, "f")]
+
+
 def test_a_function_that_is_pinned_anew_is_not_forgotten_by_the_end_of_the_pin_before() -> None:
     c = Cluster(A)
     for _ in range(2):

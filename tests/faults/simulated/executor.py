@@ -182,8 +182,8 @@ class Executor(Part):
     def _send_status(self, *, running: bool = True) -> None:
         ingress = self._world.ingress
         functions = self.execution.functions if running else ()
-        status = Status(*self.address, functions, 0.1, running, reconnections=self._reconnections)
-        what = f"holds {' '.join(status.functions) or 'nothing'}" if running else "has ended"
-        self.relay.wire(
-            self, ingress, what, lambda: ingress.on_status(status), connection="statuses", may_drop=running
+        status = Status(
+            *self.address, functions, 0.1, running, process=self.life, reconnections=self._reconnections
         )
+        what = f"holds {' '.join(status.functions) or 'nothing'}" if running else "has ended"
+        self.relay.wire(self, ingress, what, lambda: ingress.on_status(status), connection="statuses")

@@ -93,15 +93,22 @@ class Ingress(Part):
         return Update(0, 0, True, tuple(self.table.records()), {}, {}, {}, self.relay.now)
 
     def on_status(self, status: Status) -> None:
-        policy, now = self._world.policy, self.relay.now
-        seq = seq_at(now)
+        now = self.relay.now
+        end = self.table.unheard_end(status)
+        if end is not None:
+            self._take_status(end, now, seq_at(now) - 1)
+        self._take_status(status, now, seq_at(now))
+
+    def _take_status(self, status: Status, now: float, seq: int) -> None:
+        policy = self._world.policy
+        changed = self.table.on_status(status, now, seq)
+        if changed and not status.running:
+            self._doubts.gone(status.address, now)
         if status.reconnections:
             self._doubts.reconnected(status.address, status.reconnections, now)
-        if not self.table.on_status(status, now, seq):
+        if not changed:
             self._seen[status.address] = None
             return
-        if not status.running:
-            self._doubts.gone(status.address, now)
         self.relay.tell(self, policy, "a status", lambda: policy.on_status(status, seq, now))
 
     def on_pin_accept(self, success: bool, name: str) -> None:

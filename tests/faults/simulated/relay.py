@@ -99,28 +99,24 @@ class Relay:
         act: Act,
         *,
         connection: str,
-        may_drop: bool = True,
         dropped: Act | None = None,
     ) -> None:
         """A message over a socket: one after the other on each connection.
 
         To a process that is not there it waits in the sender's socket, and ends with the sender; what was
         under way when a process died is lost. TCP loses and repeats nothing between living ones unless it is
-        cut off, but the seed does; a target that can notice is told (`dropped`). What is not `may_drop` is
-        left alone: such a loss nobody would notice.
+        cut off, but the seed does; a target that can notice is told (`dropped`).
         """
         if not target.up:
             life = source.life
 
             def send() -> None:
                 if source.up and source.life == life:
-                    self.wire(
-                        source, target, what, act, connection=connection, may_drop=may_drop, dropped=dropped
-                    )
+                    self.wire(source, target, what, act, connection=connection, dropped=dropped)
 
             target.queued.append(send)
             return
-        if self.faulty and may_drop and self.rng.random() < DROPPED:
+        if self.faulty and self.rng.random() < DROPPED:
             self.note(f"{source.name} -> {target.name}: {what} dropped")
             if dropped is not None:
                 target.after(self.rng.expovariate(1 / DELAY_S), dropped)
