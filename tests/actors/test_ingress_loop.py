@@ -18,6 +18,7 @@ import zmq
 
 from ray_sched.actors.front import Limit, request_handler
 from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
+from ray_sched.actors.messages import Event, StatusSeen
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executors import ExecutorRecord, Status
@@ -244,6 +245,19 @@ def test_a_status_of_what_cannot_be_an_executor_is_dropped(ingress: Setting, ip:
     ingress.push(ports.STATUS, internal_pb2.ThreadStatus(ip=ip, tid=tid, running=True).SerializeToString())
     ingress.counted(f"dropped_port_{ports.STATUS}")
     assert executors(ingress) == 0
+
+
+def test_the_policy_hears_the_end_of_a_process_that_did_not_tell_it(ingress: Setting) -> None:
+    told: list[Event] = []
+    ingress.loop._events.add = lambda event, **how: told.append(event)  # type: ignore[method-assign]
+    for process in (7, 7, 8):
+        status = internal_pb2.ThreadStatus(ip=HOST, running=True, functions=["f"], process=process)
+        ingress.push(ports.STATUS, status.SerializeToString())
+    ingress.counted("statuses", 4)
+    first, end, second = (event.status for event in told if isinstance(event, StatusSeen))
+    assert (first.running, end.running, second.running) == (True, False, True)
+    assert (first.process, end.process, second.process) == (7, 7, 8)
+    assert executors(ingress) == 1
 
 
 @pytest.mark.parametrize("utilization", [float("nan"), float("-inf"), float("inf"), 1e300])

@@ -57,6 +57,32 @@ def test_a_status_without_its_former_functions_means_a_restart() -> None:
     assert free(t) == {A}
 
 
+def test_a_status_of_another_process_tells_the_end_of_the_one_before_it() -> None:
+    t = table()
+    assert t.unheard_end(status(process=7)) is None  # it is new here
+    t.on_status(status(A, "f", process=7), 0.0)
+    assert t.unheard_end(status(A, process=7)) is None
+    end = t.unheard_end(status(A, "f", process=8, reconnections=3))
+    assert end == status(process=7, running=False)
+    assert t.unheard_end(status(process=8, running=False)) is None  # it says so itself
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 7), (0, 0)])
+def test_where_a_process_did_not_tell_which_it_is_nothing_follows(before: int, after: int) -> None:
+    t = table()
+    t.on_status(status(A, "f", process=before), 0.0)
+    assert t.unheard_end(status(A, "f", process=after)) is None
+
+
+def test_a_copy_knows_which_process_reported() -> None:
+    t, copy = table(), table()
+    t.on_status(status(A, "f", process=7), 0.0, 1)
+    record = t.record(A)
+    assert record is not None
+    copy.apply(record)
+    assert copy.unheard_end(status(A, process=8)) is not None
+
+
 def test_a_status_that_names_a_function_twice_counts_it_once() -> None:
     t = table()
     t.on_status(status(A, "f", "f"), 0.0)
