@@ -563,7 +563,11 @@ class ExecutorTable:
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
         wanted = set(listed)
         executor.hearsay -= wanted
-        confirmed = wanted.intersection(executor.fresh)
+        old = now - self._pin_grace_s
+        # A status may be older than the pin, and name the function since it was pinned there before. Of who
+        # says which process it is, it is known without its functions when it was restarted.
+        trusted = executor.process == 0
+        confirmed = [f for f in wanted.intersection(executor.fresh) if trusted or executor.fresh[f] <= old]
         for function in confirmed:
             del executor.fresh[function]
         # A change also for whoever knows of them from peers alone.
@@ -571,7 +575,7 @@ class ExecutorTable:
         if wanted == executor.functions:
             return changed
         for function in executor.functions - wanted:
-            if now - executor.fresh.get(function, float("-inf")) >= self._pin_grace_s:
+            if executor.fresh.get(function, float("-inf")) <= old:
                 self._lose(executor, function)
                 changed = True
         for function in wanted - executor.functions:

@@ -270,6 +270,17 @@ def test_a_fresh_pin_survives_a_status_that_was_sent_before_it() -> None:
     assert free(t) == {A}
 
 
+def test_a_pin_that_an_older_status_confirms_keeps_its_grace_where_the_process_is_known() -> None:
+    t = table()
+    t.on_status(status(A, process=7), 0.0)
+    t.pinned(A, "f", 1.0)
+    t.on_status(status(A, "f", process=7), 1.1)  # from when it was pinned there before,
+    t.on_status(status(A, process=7), 1.2)  # and unpinned
+    assert holders(t, "f") == {A}
+    t.on_status(status(A, process=7), 2.0)
+    assert holders(t, "f") == set()
+
+
 def test_a_confirmed_pin_has_no_grace() -> None:
     t = table()
     t.on_status(status(A), 0.0)
