@@ -49,22 +49,18 @@ class Due:
     def doubtful(self) -> list[Doubtful]:
         """Reads all that was noted: not for a loop that has calls to decide."""
         doubtful = [*self.again, *(Doubtful((), to) for to in self.unsent)]
-        doubtful += [
-            Doubtful(call.executors, call.to, call.continued)
-            for call in read(self.noted)
-            if call.at > self.young
-            and call.to != GONE
-            and any(self._may_be_lost(executor, call.at) for executor in call.executors)
-        ]
+        for call in read(self.noted):
+            if call.at > self.young and call.to != GONE:
+                gone = any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
+                if gone or any(self._was_cut(executor, call.at) for executor in call.executors):
+                    doubtful.append(Doubtful(call.executors, call.to, call.continued, cut=not gone))
         doubtful += [
             Doubtful(call.executors, call.to, call.continued)
             for call in unsent_by_the_dead(self.past, self.young)
         ]
         return doubtful
 
-    def _may_be_lost(self, executor: Address, sent_at: float) -> bool:
-        if sent_at <= self.gone.get(executor, 0.0):
-            return True
+    def _was_cut(self, executor: Address, sent_at: float) -> bool:
         since, until = self.cut.get(executor, (0.0, 0.0))
         return since < sent_at <= until
 

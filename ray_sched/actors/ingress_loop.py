@@ -479,6 +479,8 @@ class IngressLoop:
         )
 
     def _take_status(self, status: Status, now: float, seq: int) -> None:
+        if self._table.is_of_the_ended(status):
+            return
         end = self._table.unheard_end(status)
         if end is not None:
             self._take_status(end, now, seq - 1)
@@ -486,7 +488,7 @@ class IngressLoop:
         if changed and not status.running:
             self.out.give_up(status.address, FAREWELL_MS)
             self._lost.gone(status.address, now)
-        if status.reconnections:
+        if status.running and status.reconnections:
             self._lost.reconnected(status.address, status.reconnections, now)
         self._tell_status(status, now, seq, changed)
         self.counts["statuses"] += 1

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ray_sched.actors import names
 from ray_sched.actors.doubts import Doubts, Due, unsent_by_the_dead
@@ -140,12 +140,25 @@ def settle(
 
 def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address]) -> Told:
     """What those of them that are ours are at."""
+    groups: dict[Address, str] | None = None
+
+    def find(address: Address) -> Any:
+        nonlocal groups
+        role = names.executor_role(*address)
+        try:
+            return names.find_for_actor(config.group_name, role)
+        except NotRunningError:
+            if groups is None:
+                groups = names.executors()
+            if address not in groups:
+                raise
+            return names.find_for_actor(groups[address], role)  # another group of this cluster has it
+
     asked: dict[Future[OpenCalls], Address] = {}
     unheard: set[Address] = set()
     for address in addresses:
         try:
-            executor = names.find_for_actor(config.group_name, names.executor_role(*address))
-            asked[executor.open_calls.remote().future()] = address
+            asked[find(address).open_calls.remote().future()] = address
         except NotRunningError:
             if address in known:
                 unheard.add(address)
@@ -154,8 +167,9 @@ def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address
     done, late = wait(asked, timeout=ANSWER_S)
     # One that ends leaves what it had taken on to the next one, which answers that.
     unheard.update(asked[future] for future in done if future.exception() is not None)
-    calls = [future.result() for future in done if future.exception() is None]
-    return Told(calls, {asked[future] for future in late}, unheard)
+    told = {asked[future]: future.result() for future in done if future.exception() is None}
+    unsure = {asked[future] for future in late} | {address for address, calls in told.items() if calls.more}
+    return Told(list(told.values()), unsure, unheard)
 
 
 def destination_of(kind: str, message: bytes) -> Destination | None:

@@ -335,13 +335,15 @@ class PolicyActor:
             case StatusSeen(status, _, at) if at < self._died.get(status.address, 0.0):
                 pass  # the last word of a process that is dead
             case StatusSeen(status, seq, at):
-                known = status.address in self._table.executors
+                known = self._table.executors.get(status.address)
                 self._table.on_status(status, at, seq)
                 self._table.informed(status.address, seq)
                 if status.running:
                     self._carry_out(self._pinning.on_status(status.address, status.functions, now))
-                elif known:
-                    self._capacity.left(status.address)
+                elif known is not None:
+                    # A process that tells the end of the one before it stays.
+                    if known.process == status.process:
+                        self._capacity.left(status.address)
                     self._carry_out(self._pinning.on_gone(status.address, now))
             case PinAnswered(success, name):
                 self._carry_out(self._pinning.on_answer(success, name, now))
@@ -368,8 +370,8 @@ class PolicyActor:
                 self._record.discard(effect.address, effect.function)
                 continue
             ip, tid = effect.address
+            self._record.add(effect.address, effect.function)
             if isinstance(effect, SendPin):
-                self._record.add(effect.address, effect.function)
                 message = internal_pb2.PinFunction(
                     name=effect.function, response_address=self._config.host, batching=effect.batching
                 )

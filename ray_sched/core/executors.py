@@ -50,7 +50,7 @@ class Status(NamedTuple):
     running: bool = True
     gpu: bool = False
     process: int = 0
-    """Which process of the executor says it; 0 where it does not tell, as foreign ones do not."""
+    """Which process of the executor says it; 0 for the first, and of foreign ones for all."""
     reconnections: int = 0
     """How often a connection over which calls come was made anew; what was on its way then is lost."""
 
@@ -75,6 +75,7 @@ class ExecutorRecord:
     seq: int
     hearsay: tuple[str, ...] = ()
     process: int = 0
+    is_ours: bool = False
 
 
 class Executor:
@@ -93,6 +94,7 @@ class Executor:
         "gpu",
         "hearsay",
         "ip",
+        "is_ours",
         "joined",
         "last_seen",
         "name",
@@ -129,7 +131,9 @@ class Executor:
         self.backoff_until = 0.0
         self.last_seen = 0.0
         self.process = 0
-        """Which of its processes reported last; 0 where it does not tell."""
+        """Which of its processes reported last, as its statuses say it."""
+        self.is_ours = False
+        """It has named itself: so its statuses tell when its process is another one than before."""
         self.reported = False
         """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
         self.utilization = 0.0
@@ -191,6 +195,8 @@ class ExecutorTable:
         self._ip_keys: dict[str, frozenset[str]] = {}
         self._departed: dict[Address, int] = {}
         """Who left, and as of which `seq`: older records of them are not believed."""
+        self._ended: dict[Address, int] = {}
+        """Of executors that were restarted, the process that has ended last."""
         self._early: dict[Address, int] = {}
         """Bookings of executors that are not known here yet."""
         self._bucket = 0
@@ -211,6 +217,10 @@ class ExecutorTable:
         if not status.running:
             if executor is None:
                 return False
+            if executor.process != status.process:
+                self._ended[status.address] = executor.process
+                if len(self._ended) > DEPARTED_KEPT:
+                    del self._ended[next(iter(self._ended))]
             self.remove(status.address, seq)
             return True
         changed = executor is not None and executor.ahead
@@ -224,7 +234,7 @@ class ExecutorTable:
             changed = True
         executor.last_seen = now
         executor.reported = True
-        executor.process = status.process
+        executor.process = status.process or executor.process
         if executor.gpu != status.gpu:
             self._set_free(executor, False)
             executor.gpu = status.gpu
@@ -251,12 +261,16 @@ class ExecutorTable:
         return changed
 
     def unheard_end(self, status: Status) -> Status | None:
-        """What the executor's process before that of this status would have said, had its end been heard of:
-        that its process ended is the first thing that one says, and the connection may be cut just then."""
+        """The first word of the process that this status is from, where it was lost: that the one before it
+        has ended. The connection may be cut just then."""
         executor = self.executors.get(status.address)
-        if executor is None or not status.running or executor.process in (0, status.process):
+        if executor is None or not status.running or status.process in (0, executor.process):
             return None
-        return status._replace(running=False, functions=(), process=executor.process, reconnections=0)
+        return status._replace(running=False, functions=(), reconnections=0)
+
+    def is_of_the_ended(self, status: Status) -> bool:
+        """Whether it was on its way for longer than the first word of the process that followed."""
+        return status.process != 0 and self._ended.get(status.address) == status.process
 
     def on_seen(self, addresses: Iterable[Address], now: float) -> None:
         """Statuses arrived that changed nothing else."""
@@ -278,9 +292,10 @@ class ExecutorTable:
             executor.seq = max(seq, executor.seq)
             self.dirty[address] = None
 
-    def pinned(self, address: Address, function: str, now: float) -> None:
-        """An executor accepted a function."""
+    def pinned(self, address: Address, function: str, now: float, *, named: bool = False) -> None:
+        """An executor accepted a function, and (`named`) said itself who it is, as ours do."""
         executor = self.executors.get(address) or self._new(address, now)
+        executor.is_ours |= named
         executor.fresh[function] = now
         executor.hearsay.discard(function)
         self._gain(executor, function)
@@ -448,6 +463,7 @@ class ExecutorTable:
         return ExecutorRecord(
             e.ip, e.tid, e.gpu, tuple(sorted(e.functions)), tuple(e.fresh.items()), e.free,
             e.backoff_until, e.last_seen, e.utilization, e.seq, tuple(sorted(e.hearsay)), e.process,
+            e.is_ours,
         )  # fmt: skip
 
     def records(self) -> list[ExecutorRecord]:
@@ -468,6 +484,8 @@ class ExecutorTable:
                 return
             executor = self._new(address)
             executor.joined = record.seq
+            # Of one that is known here its own status tells: so its end is not missed.
+            executor.process = record.process
         elif executor.seq > record.seq:
             executor.ahead = True
             return
@@ -484,7 +502,7 @@ class ExecutorTable:
         executor.hearsay = set(record.hearsay)
         self._back_off(executor, record.backoff_until)
         executor.reported |= record.seq > 0
-        executor.process = record.process
+        executor.is_ours = record.is_ours
         executor.last_seen = max(executor.last_seen, record.last_seen)
         executor.utilization = record.utilization
         executor.seq = record.seq
@@ -564,9 +582,9 @@ class ExecutorTable:
         wanted = set(listed)
         executor.hearsay -= wanted
         old = now - self._pin_grace_s
-        # A status may be older than the pin, and name the function since it was pinned there before. Of who
-        # says which process it is, it is known without its functions when it was restarted.
-        trusted = executor.process == 0
+        # A status may be older than the pin, and name the function since it was pinned there before. That a
+        # foreign one was restarted, nothing else tells.
+        trusted = not executor.is_ours
         confirmed = [f for f in wanted.intersection(executor.fresh) if trusted or executor.fresh[f] <= old]
         for function in confirmed:
             del executor.fresh[function]

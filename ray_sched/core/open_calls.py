@@ -22,6 +22,8 @@ class OpenCalls(NamedTuple):
     active: list[str]
     """What it does, or will do without hearing from anybody."""
     waiting: list[tuple[str, Waits]]
+    more: bool = False
+    """It has so many that it leaves further ones in its sockets: any call may be among these."""
 
 
 class Doubtful(NamedTuple):
@@ -34,6 +36,8 @@ class Doubtful(NamedTuple):
     """Whether others may be at it by now: a continuation's."""
     stood: tuple[Waits, ...] | None = None
     """What it waited for at the last look; None where there was none, or somebody was at it."""
+    cut: bool = False
+    """The connection to an executor was cut, which else is as it was."""
 
 
 class Told(NamedTuple):
@@ -56,7 +60,8 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
     """Which calls are lost, out of what their executors told.
 
     What waits is left alone while one that was not heard has a part in it; what nobody is at is lost all
-    the same. Where others may be at a call, nobody is at it once two looks in a row found nobody.
+    the same. Where others may be at a call, nobody is at it once two looks in a row found nobody. What may be
+    lost on a cut connection alone is left alone where an executor tells nothing of what it is at.
     """
     active: set[str] = set()
     waiting: dict[str, list[Waits]] = {}
@@ -70,6 +75,8 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
         stands = tuple(sorted(waiting.get(call.to.key, ())))
         may_be_at_it = silent if stands else told.late
         is_late = call.continued and bool(told.late)  # whoever continues it may be one of these
+        if call.cut and not told.unheard.isdisjoint(call.executors):
+            continue
         if call.to.key in active or is_late or not may_be_at_it.isdisjoint(call.executors):
             verdict.open.append(call._replace(stood=None))
         elif (stands or call.continued) and stands != call.stood:

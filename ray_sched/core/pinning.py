@@ -438,7 +438,7 @@ class Pinning(Placing):
             if attempt.abandoned:
                 return self._undo(pin, now)
             attempt.pin = pin
-            self._table.pinned(address, pin.function, now)
+            self._table.pinned(address, pin.function, now, named=said)
             return []
         attempt.rejected = True
         if not attempt.abandoned:

@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
-ACCEPTED: Final = struct.Struct("=HI")
-"""What a monitor tells first: which event, and of an accepted connection its file descriptor."""
+EVENT: Final = struct.Struct("=HI")
+"""What a monitor tells first: which event, and of most its connection's file descriptor."""
+CONNECTIONS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
 PEERS_KEPT: Final = 1000
 """Addresses for each port that are known to have been connected to it."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
@@ -78,8 +79,8 @@ class Receiver:
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
-        self._monitors: dict[zmq.Socket[bytes], dict[str, None]] = {}
-        """What tells of new connections to the ports for calls, and the addresses that were connected."""
+        self._monitors: dict[zmq.Socket[bytes], _Connections] = {}
+        """What tells of new connections to the ports for calls."""
         # When too much is queued already, messages stay in their sockets, and then with their senders.
         self._none, self._control, self._all = zmq.Poller(), zmq.Poller(), zmq.Poller()
         work: dict[int, Callable[[bytes], None]] = {
@@ -107,7 +108,7 @@ class Receiver:
                 if base in control:
                     self._control.register(socket, zmq.POLLIN)
                 if base in (layout.call, layout.schedule):
-                    self._monitors[socket.get_monitor_socket(zmq.EVENT_ACCEPTED)] = {}
+                    self._monitors[socket.get_monitor_socket(CONNECTIONS)] = _Connections()
         except BaseException:
             self.close()
             raise
@@ -151,6 +152,7 @@ class Receiver:
         with self._lock:
             self._closed = True
             for socket in self._takers:
+                socket.disable_monitor()
                 socket.close(0)
             for monitor in self._monitors:
                 monitor.close(0)
@@ -158,20 +160,12 @@ class Receiver:
 
     def _on_connection(self, monitor: zmq.Socket[bytes]) -> None:
         """Whoever connects again was cut off: what was on its way is lost, and nobody else knows."""
-        peers = self._monitors[monitor]
         for _ in range(AT_ONCE):
             try:
                 told = receive(monitor)[0]
             except zmq.Again:
                 return
-            event, descriptor = ACCEPTED.unpack(told)
-            if event != zmq.EVENT_ACCEPTED:
-                continue
-            peer = _peer_of(descriptor)
-            if peer in peers:
-                self.reconnections += 1
-            elif peer and len(peers) < PEERS_KEPT:
-                peers[peer] = None
+            self.reconnections += self._monitors[monitor].is_reconnection(*EVENT.unpack(told))
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)
@@ -194,10 +188,42 @@ class Receiver:
         self._emit(DepartArrived())
 
 
+class _Connections:
+    """Who was connected to a port, by IP address, out of what its monitor tells.
+
+    A connection counts once both ends have shaken hands: others look whether a port is open. Of that the
+    monitor does not tell which connection it was; so it was the one that has waited for longest.
+    """
+
+    def __init__(self) -> None:
+        self._accepted: dict[int, str] = {}
+        self._peers: dict[str, None] = {}
+
+    def is_reconnection(self, event: int, descriptor: int) -> bool:
+        """Take in an event; whether it is that an address was connected that had been before."""
+        if event == zmq.EVENT_ACCEPTED:
+            self._accepted[descriptor] = _peer_of(descriptor)
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._accepted.pop(descriptor, None)
+        elif self._accepted:
+            peer = self._accepted.pop(next(iter(self._accepted)))
+            if peer in self._peers or not peer:
+                return True
+            if len(self._peers) < PEERS_KEPT:
+                self._peers[peer] = None
+        return False
+
+
 def _peer_of(descriptor: int) -> str:
     """The IP address at the other end of a connection of this process; "" where it has ended."""
+    copy = -1
     try:
-        with sockets.socket(fileno=os.dup(descriptor)) as connection:
+        copy = os.dup(descriptor)
+        with sockets.socket(fileno=copy) as connection:
+            copy = -1
             return str(connection.getpeername()[0])
     except OSError:
         return ""
+    finally:
+        if copy >= 0:
+            os.close(copy)

@@ -51,14 +51,23 @@ class Reports:
     """Tells the schedulers, and the management node where there is one. Thread-safe."""
 
     def __init__(
-        self, config: Config, ip: str, tid: int, gpu: bool, now: float, keys: Keys | None = None
+        self,
+        config: Config,
+        ip: str,
+        tid: int,
+        gpu: bool,
+        now: float,
+        keys: Keys | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
+        """`follows`: another process was this executor before, and did not leave."""
         self.utilization = Utilization(now)
         self.functions: tuple[str, ...] = ()
         """What the next status says is pinned here."""
         self.running = True
         self.last_utilization = 0.0
-        self._process = random.SystemRandom().getrandbits(64) or 1
+        self._process = random.SystemRandom().getrandbits(64) if follows else 0
         self.reconnections = 0
         """How often those who send calls have connected anew."""
         self._config = config

@@ -166,7 +166,8 @@ class ExecutorServer:
             self._guard.close()
             self._context.destroy(0)
             raise
-        self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic(), keys)
+        follows = self._journal.was_there
+        self._reports = Reports(config, self.ip, self.tid, self.gpu, time.monotonic(), keys, follows=follows)
         self._outbox = Outbox(self._context, keys)
         patience_s = config.kvs.timeout_s * (config.kvs.retries + 1)
         self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s, self.history)
@@ -231,8 +232,8 @@ class ExecutorServer:
     def open_calls(self) -> OpenCalls:
         """How it stands with the calls that were taken on and are not done."""
         begun = self._journal.open_calls()
-        if not self._takes_calls:  # a trigger may be left in the socket
-            return OpenCalls([to.key for to in begun.values()], [])
+        if not self._takes_calls:  # a trigger may be left in the socket, as may further calls
+            return OpenCalls([to.key for to in begun.values()], [], True)
         return self._execution.open_calls(begun, set(self._triggers.copy()))
 
     def stop(self, timeout_s: float = 3.0) -> None:

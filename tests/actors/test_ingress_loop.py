@@ -256,7 +256,7 @@ def test_the_policy_hears_the_end_of_a_process_that_did_not_tell_it(ingress: Set
     ingress.counted("statuses", 4)
     first, end, second = (event.status for event in told if isinstance(event, StatusSeen))
     assert (first.running, end.running, second.running) == (True, False, True)
-    assert (first.process, end.process, second.process) == (7, 7, 8)
+    assert (first.process, end.process, second.process) == (7, 8, 8)
     assert executors(ingress) == 1
 
 

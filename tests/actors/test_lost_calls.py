@@ -215,10 +215,37 @@ def asking(monkeypatch: pytest.MonkeyPatch, executors: dict[Address, object]) ->
         return by_role[role]
 
     monkeypatch.setattr(names, "find", find)
+    monkeypatch.setattr(names, "executors", dict)
     monkeypatch.setattr(lost_calls, "ANSWER_S", 0.05)
 
 
 WAITS = OpenCalls([], [("key", ("g", 0))])
+
+
+def test_a_call_may_be_among_those_that_an_executor_has_not_looked_at(
+    kvs: KvsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking(monkeypatch, {A: Asked(OpenCalls([], [], more=True)), B: Asked(OpenCalls([], []))})
+    call = Doubtful((A, B), to("key"))
+    assert settled(kvs, call) == [call]
+    assert kvs.get("key") is None
+
+
+def test_an_executor_that_another_group_has_started_is_asked(
+    kvs: KvsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking(monkeypatch, {})
+    there = Asked(OpenCalls(["key"], []))
+
+    def find(group: str, role: str) -> object:
+        if (group, role) != ("other", names.executor_role(*A)):
+            raise NotRunningError(f"there is no {role}")
+        return there
+
+    monkeypatch.setattr(names, "find", find)
+    monkeypatch.setattr(names, "executors", lambda: {A: "other"})
+    call = Doubtful((A,), to("key"))
+    assert settled(kvs, call) == [call]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -63,15 +65,32 @@ def test_a_status_of_another_process_tells_the_end_of_the_one_before_it() -> Non
     t.on_status(status(A, "f", process=7), 0.0)
     assert t.unheard_end(status(A, process=7)) is None
     end = t.unheard_end(status(A, "f", process=8, reconnections=3))
-    assert end == status(process=7, running=False)
+    assert end == status(process=8, running=False)
     assert t.unheard_end(status(process=8, running=False)) is None  # it says so itself
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 7), (0, 0)])
-def test_where_a_process_did_not_tell_which_it_is_nothing_follows(before: int, after: int) -> None:
+def test_a_late_status_of_a_process_that_ended_is_known_for_what_it_is() -> None:
     t = table()
-    t.on_status(status(A, "f", process=before), 0.0)
-    assert t.unheard_end(status(A, "f", process=after)) is None
+    t.on_status(status(A, "f", process=7), 0.0)
+    assert not t.is_of_the_ended(status(process=7))
+    t.on_status(status(process=8, running=False), 1.0)
+    t.on_status(status(process=8), 1.0)
+    assert t.is_of_the_ended(status(A, "f", process=7))
+    assert not t.is_of_the_ended(status(process=8))
+    t.on_status(status(process=8, running=False), 2.0)  # it leaves
+    assert not t.is_of_the_ended(status(process=8))
+    assert not t.is_of_the_ended(status())
+
+
+def test_the_first_process_has_no_number_and_the_next_one_tells_its_end() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    assert t.unheard_end(status(A)) is None
+    assert t.unheard_end(status(A, process=7)) is not None
+    t.on_status(status(process=7, running=False), 1.0)
+    t.on_status(status(process=7), 1.0)
+    t.on_status(status(A, "f"), 1.1)  # of the first, on its way for longer
+    assert t.unheard_end(status(process=7)) is None
 
 
 def test_a_copy_knows_which_process_reported() -> None:
@@ -80,6 +99,9 @@ def test_a_copy_knows_which_process_reported() -> None:
     record = t.record(A)
     assert record is not None
     copy.apply(record)
+    assert copy.unheard_end(status(A, process=8)) is not None
+    # Where the word of another one comes this way first, its own status tells the end all the same.
+    copy.apply(dataclasses.replace(record, process=8, seq=2))
     assert copy.unheard_end(status(A, process=8)) is not None
 
 
@@ -270,14 +292,14 @@ def test_a_fresh_pin_survives_a_status_that_was_sent_before_it() -> None:
     assert free(t) == {A}
 
 
-def test_a_pin_that_an_older_status_confirms_keeps_its_grace_where_the_process_is_known() -> None:
+def test_a_pin_of_ours_that_an_older_status_confirms_keeps_its_grace() -> None:
     t = table()
-    t.on_status(status(A, process=7), 0.0)
-    t.pinned(A, "f", 1.0)
-    t.on_status(status(A, "f", process=7), 1.1)  # from when it was pinned there before,
-    t.on_status(status(A, process=7), 1.2)  # and unpinned
+    t.on_status(status(A), 0.0)
+    t.pinned(A, "f", 1.0, named=True)
+    t.on_status(status(A, "f"), 1.1)  # from when it was pinned there before,
+    t.on_status(status(A), 1.2)  # and unpinned
     assert holders(t, "f") == {A}
-    t.on_status(status(A, process=7), 2.0)
+    t.on_status(status(A), 2.0)
     assert holders(t, "f") == set()
 
 

@@ -25,6 +25,14 @@ def test_what_nobody_knows_is_lost() -> None:
     assert judge([call("k")], Told([], unheard={A, B})) == Verdict([call("k")], [])
 
 
+def test_what_may_be_lost_on_a_cut_connection_alone_needs_all_to_be_heard() -> None:
+    cut = call("k")._replace(cut=True)
+    assert judge([cut], NOBODY) == Verdict([cut], [])
+    assert judge([cut], Told([], unheard={A})) == Verdict([], [])
+    assert judge([cut], Told([], late={A})) == Verdict([], [cut])
+    assert judge([cut], Told([OpenCalls(["k"], [])])) == Verdict([], [cut])
+
+
 def test_what_somebody_is_at_is_open() -> None:
     told = Told([OpenCalls(["k"], []), waits(("k", "g", 0))])
     assert judge([call("k")], told) == Verdict([], [call("k")])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Iterator
 
@@ -119,21 +120,24 @@ def test_who_connects_to_a_port_for_calls_again_was_cut_off(heard: Heard) -> Non
     message = cb.FunctionCall(name="f", response_key="key").SerializeToString()
 
     def call(source: str, port: int = WIDE.call) -> None:
-        with heard.context.socket(zmq.PUSH) as socket:
-            socket.connect(f"tcp://{source}:0;{IP}:{port + TID}")
-            socket.send(message)
+        with heard.context.socket(zmq.PUSH) as way:
+            way.connect(f"tcp://{source}:0;{IP}:{port + TID}")
+            way.send(message)
             arrived = len(heard.events)
             assert len(heard.until(arrived + 1)) == arrived + 1
 
     for source in ("127.0.3.90", "127.0.3.91"):
         call(source)
     assert heard.receiver.reconnections == 0
+    for _ in range(2):  # who only looks whether the port is open
+        with socket.create_connection((IP, WIDE.call + TID), source_address=("127.0.3.91", 0)):
+            pass
     call("127.0.3.91")
     assert heard.receiver.reconnections == 1
     heard.events.clear()
-    with heard.context.socket(zmq.PUSH) as socket:
+    with heard.context.socket(zmq.PUSH) as way:
         for _ in range(2):  # of other executors' triggers each has its own end
-            socket.connect(f"tcp://127.0.3.92:0;{IP}:{WIDE.trigger + TID}")
-            socket.send(cb.DagTrigger(id="id", target_function="f").SerializeToString())
+            way.connect(f"tcp://127.0.3.92:0;{IP}:{WIDE.trigger + TID}")
+            way.send(cb.DagTrigger(id="id", target_function="f").SerializeToString())
             heard.until(1)
     assert heard.receiver.reconnections == 1

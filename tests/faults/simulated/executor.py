@@ -183,7 +183,7 @@ class Executor(Part):
         ingress = self._world.ingress
         functions = self.execution.functions if running else ()
         status = Status(
-            *self.address, functions, 0.1, running, process=self.life, reconnections=self._reconnections
+            *self.address, functions, 0.1, running, process=self.life - 1, reconnections=self._reconnections
         )
         what = f"holds {' '.join(status.functions) or 'nothing'}" if running else "has ended"
         self.relay.wire(self, ingress, what, lambda: ingress.on_status(status), connection="statuses")
