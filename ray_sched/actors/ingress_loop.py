@@ -485,7 +485,8 @@ class IngressLoop:
         if end is not None:
             self._take_status(end, now, seq - 1)
         changed = self._table.on_status(status, now, seq)
-        if changed and not status.running:
+        # Which executors there are, a new process does not know yet; but it has the calls of the one before.
+        if not status.running and (changed or not self.synced.is_set()):
             self.out.give_up(status.address, FAREWELL_MS)
             self._lost.gone(status.address, now)
         if status.running and status.reconnections:

@@ -156,12 +156,13 @@ def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address
 
     asked: dict[Future[OpenCalls], Address] = {}
     unheard: set[Address] = set()
+    foreign: set[Address] = set()
     for address in addresses:
         try:
             asked[find(address).open_calls.remote().future()] = address
         except NotRunningError:
             if address in known:
-                unheard.add(address)
+                foreign.add(address)
         except AttributeError:  # an actor of an older version
             unheard.add(address)
     done, late = wait(asked, timeout=ANSWER_S)
@@ -169,7 +170,7 @@ def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address
     unheard.update(asked[future] for future in done if future.exception() is not None)
     told = {asked[future]: future.result() for future in done if future.exception() is None}
     unsure = {asked[future] for future in late} | {address for address, calls in told.items() if calls.more}
-    return Told(list(told.values()), unsure, unheard)
+    return Told(list(told.values()), unsure, unheard | foreign, foreign)
 
 
 def destination_of(kind: str, message: bytes) -> Destination | None:

@@ -9,7 +9,8 @@ one ignores it, and the later record that must follow settles the matter.
 Rules (their source is the legacy policy suite, where the wire contract does not say):
 - A status names all functions that an executor holds. One that lacks a former function means a
   restart: the function is gone from it. Only a pin younger than `pin_grace_s` is kept, because
-  pin answers and statuses come over different connections and may overtake each other.
+  pin answers and statuses come over different connections and may overtake each other; one of ours,
+  which say when they were restarted, for longer.
 - An executor without functions is free, one with functions is not; in local mode all are.
 - Overloaded is who reported more than `max_utilization` within `window_s`, or was given more than
   `max_recent_calls` within it.
@@ -35,6 +36,10 @@ BUCKETS = 10
 
 MAX_TICK_GAP_S = 2.0
 """A longer time between two looks means that this process stood still, not that executors were silent."""
+
+OURS_GRACE_S = 5.0
+"""How long a status of our executors may be on its way after its acceptance of a pin has arrived: TCP sends
+again what was lost after up to three seconds."""
 
 DEPARTED_KEPT = 10_000
 """How many departed executors are remembered, so that a peer's old gossip does not revive them."""
@@ -581,11 +586,12 @@ class ExecutorTable:
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
         wanted = set(listed)
         executor.hearsay -= wanted
-        old = now - self._pin_grace_s
-        # A status may be older than the pin, and name the function since it was pinned there before. That a
-        # foreign one was restarted, nothing else tells.
-        trusted = not executor.is_ours
-        confirmed = [f for f in wanted.intersection(executor.fresh) if trusted or executor.fresh[f] <= old]
+        # A status may be older than the pin, and name the function since it was pinned there before.
+        confirmed = [
+            f
+            for f in wanted.intersection(executor.fresh)
+            if not executor.is_ours or self._is_old(executor, f, now)
+        ]
         for function in confirmed:
             del executor.fresh[function]
         # A change also for whoever knows of them from peers alone.
@@ -593,13 +599,20 @@ class ExecutorTable:
         if wanted == executor.functions:
             return changed
         for function in executor.functions - wanted:
-            if executor.fresh.get(function, float("-inf")) <= old:
+            if self._is_old(executor, function, now):
                 self._lose(executor, function)
                 changed = True
         for function in wanted - executor.functions:
             self._gain(executor, function)
             changed = True
         return changed
+
+    def _is_old(self, executor: Executor, function: str, now: float) -> bool:
+        """Whether a status is certain to be later than what is known of the function. That a foreign
+        executor was restarted, nothing else tells: so of these less is waited for."""
+        told_by_peers = function in executor.hearsay
+        grace_s = OURS_GRACE_S if executor.is_ours and not told_by_peers else self._pin_grace_s
+        return now - executor.fresh.get(function, float("-inf")) >= grace_s
 
     def _gain(self, executor: Executor, function: str) -> None:
         """`_hold`, and end a backoff where that is due. A copy is told so by its record, and holds alone."""

@@ -48,6 +48,8 @@ class Told(NamedTuple):
     """They are there, and did not answer in time."""
     unheard: Set[Address] = frozenset()
     """Of these nobody knows what they are at: foreign ones, and those that are being started anew."""
+    foreign: Set[Address] = frozenset()
+    """Those of them of which nobody ever will."""
 
 
 class Verdict(NamedTuple):
@@ -61,7 +63,7 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
 
     What waits is left alone while one that was not heard has a part in it; what nobody is at is lost all
     the same. Where others may be at a call, nobody is at it once two looks in a row found nobody. What may be
-    lost on a cut connection alone is left alone where an executor tells nothing of what it is at.
+    lost on a cut connection alone is open until its executors tell, and left alone where one never does.
     """
     active: set[str] = set()
     waiting: dict[str, list[Waits]] = {}
@@ -73,9 +75,9 @@ def judge(calls: Iterable[Doubtful], told: Told) -> Verdict:
     verdict = Verdict([], [])
     for call in calls:
         stands = tuple(sorted(waiting.get(call.to.key, ())))
-        may_be_at_it = silent if stands else told.late
+        may_be_at_it = silent if stands or call.cut else told.late
         is_late = call.continued and bool(told.late)  # whoever continues it may be one of these
-        if call.cut and not told.unheard.isdisjoint(call.executors):
+        if call.cut and not told.foreign.isdisjoint(call.executors):
             continue
         if call.to.key in active or is_late or not may_be_at_it.isdisjoint(call.executors):
             verdict.open.append(call._replace(stood=None))

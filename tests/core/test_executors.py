@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executors import OURS_GRACE_S, ExecutorTable, Status
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
 
@@ -297,9 +297,9 @@ def test_a_pin_of_ours_that_an_older_status_confirms_keeps_its_grace() -> None:
     t.on_status(status(A), 0.0)
     t.pinned(A, "f", 1.0, named=True)
     t.on_status(status(A, "f"), 1.1)  # from when it was pinned there before,
-    t.on_status(status(A), 1.2)  # and unpinned
+    t.on_status(status(A), 3.9)  # and unpinned
     assert holders(t, "f") == {A}
-    t.on_status(status(A), 2.0)
+    t.on_status(status(A), 1.0 + OURS_GRACE_S)
     assert holders(t, "f") == set()
 
 

@@ -28,7 +28,8 @@ def test_what_nobody_knows_is_lost() -> None:
 def test_what_may_be_lost_on_a_cut_connection_alone_needs_all_to_be_heard() -> None:
     cut = call("k")._replace(cut=True)
     assert judge([cut], NOBODY) == Verdict([cut], [])
-    assert judge([cut], Told([], unheard={A})) == Verdict([], [])
+    assert judge([cut], Told([], unheard={A})) == Verdict([], [cut])
+    assert judge([cut], Told([], unheard={A}, foreign={A})) == Verdict([], [])
     assert judge([cut], Told([], late={A})) == Verdict([], [cut])
     assert judge([cut], Told([OpenCalls(["k"], [])])) == Verdict([], [cut])
 

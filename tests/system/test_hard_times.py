@@ -136,9 +136,13 @@ def test_nonsense_on_every_port_of_the_group_ends_no_actor(group: Group, client:
     assert status(group, names.INGRESS)["counts"].get("failed", 0) == 0
 
 
+FLOOD = 4000
+"""Requests that are under way at the most: many times what the Scheduler has to answer at once."""
+
+
 @contextmanager
 def flood(port: int, body: bytes) -> Iterator[None]:
-    """Sends to a request port as fast as it takes it, without waiting for what is answered.
+    """Sends to a request port as fast as it takes it, without waiting for what is answered, up to a limit.
 
     Ends with the last answer, so that nothing of it is left for the next test: each request has one.
     """
@@ -154,12 +158,12 @@ def flood(port: int, body: bytes) -> Iterator[None]:
         socket.connect(ports.tcp(HOST, port))
         while not stop.is_set():
             try:
-                for _ in range(100):
+                for _ in range(min(100, FLOOD - unanswered)):
                     socket.send_multipart([b"", body], zmq.DONTWAIT)
                     unanswered += 1
             except zmq.Again:
-                socket.poll(10)
-            while socket.poll(0):
+                pass
+            while socket.poll(10 if unanswered == FLOOD else 0):
                 socket.recv_multipart()
                 unanswered -= 1
         while unanswered and socket.poll(WAIT_S * 1000):

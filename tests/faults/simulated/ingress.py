@@ -37,6 +37,7 @@ class Ingress(Part):
         self.table = world.table()
         self.replica = Replica(self.table, world.config.scheduler.lease_s)
         self.plans: dict[str, Plan] = {}
+        self.synced = False
         self._dispatcher = world.dispatcher(self.table, self.plans)
         self._ledger = Ledger(self._path, world.config.scheduler.noted_calls_bytes, self.relay.now)
         limits = world.config.scheduler
@@ -71,6 +72,7 @@ class Ingress(Part):
             self._ask_whole()
         if outcome is not Outcome.APPLIED:
             return
+        self.synced = True
         if update.whole:
             self.plans.clear()
         for name, dag in update.dags.items():
@@ -102,7 +104,7 @@ class Ingress(Part):
     def _take_status(self, status: Status, now: float, seq: int) -> None:
         policy = self._world.policy
         changed = self.table.on_status(status, now, seq)
-        if changed and not status.running:
+        if not status.running and (changed or not self.synced):
             self._doubts.gone(status.address, now)
         if status.reconnections:
             self._doubts.reconnected(status.address, status.reconnections, now)
