@@ -123,8 +123,8 @@ class SchedulerConfig:
     )
     pin_grace_s: float = setting(
         1.0,
-        "Seconds in which a status that lacks a fresh pin does not yet mean a restart, and a peer's word "
-        "does not count against an executor's own status.",
+        "Seconds in which a status that lacks a fresh pin does not yet mean a restart (5 of ours, which tell "
+        "of one), and a peer's word does not count against an executor's own status.",
         minimum=0,
     )
     num_replicas: int = setting(1, "Executors that each function of a DAG is pinned on.", minimum=1)
