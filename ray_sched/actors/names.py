@@ -71,7 +71,9 @@ def roles_by_group() -> dict[str, list[str]]:
 
 
 def executors() -> dict[Address, str]:
-    """The executor actors of the connected Ray cluster, and the group of each."""
+    """The executor actors of the connected Ray cluster, and the group of each. Connects to none."""
+    if not local_mode.is_on() and not ray.is_initialized():  # to ask would start one
+        return {}
     return {
         executor_address(role): group
         for group, roles in roles_by_group().items()

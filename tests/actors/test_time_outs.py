@@ -180,7 +180,9 @@ def test_a_scheduler_that_knows_no_executors_yet_takes_no_call_for_lost(
 ) -> None:
     restarted = actors[names.SCHEDULER]
     monkeypatch.setattr(scheduler, "FRESH_S", 0.05)
-    monkeypatch.setattr(restarted._leasing, "fresh", threading.Event())
+    untold = threading.Event()
+    monkeypatch.setattr(untold, "set", lambda: None)  # the Policy goes on to tell
+    monkeypatch.setattr(restarted._leasing, "fresh", untold)
     call = Doubtful(((NODE, 0),), Destination("k", "", "k", False, "base", False))
     with pytest.raises(ray_sched.NoResourcesError, match="has not told yet"):
         restarted.settle_calls([call])
