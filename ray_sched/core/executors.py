@@ -125,7 +125,7 @@ class Executor:
         self.gpu = False
         self.functions: set[str] = set()
         self.fresh: dict[str, float] = {}
-        """Pins that no status has confirmed yet, and since when."""
+        """Pins that no status has confirmed for certain yet, and since when."""
         self.hearsay: set[str] = set()
         """Functions of which peers say that it holds them, and nobody here knows it."""
         self.unpinning: set[str] = set()
@@ -586,15 +586,12 @@ class ExecutorTable:
     def _set_functions(self, executor: Executor, listed: tuple[str, ...], now: float) -> bool:
         wanted = set(listed)
         executor.hearsay -= wanted
-        # A status may be older than the pin, and name the function since it was pinned there before.
-        confirmed = [
-            f
-            for f in wanted.intersection(executor.fresh)
-            if not executor.is_ours or self._is_old(executor, f, now)
-        ]
+        confirmed = wanted.intersection(executor.fresh)
         for function in confirmed:
-            del executor.fresh[function]
-        # A change also for whoever knows of them from peers alone.
+            # A status may be older than the pin, and name the function since it was pinned there before.
+            if not executor.is_ours or self._is_old(executor, function, now):
+                del executor.fresh[function]
+        # A change also for whoever waits for the word of it, or knows of them from peers alone.
         changed = bool(confirmed)
         if wanted == executor.functions:
             return changed

@@ -296,7 +296,8 @@ def test_a_pin_of_ours_that_an_older_status_confirms_keeps_its_grace() -> None:
     t = table()
     t.on_status(status(A), 0.0)
     t.pinned(A, "f", 1.0, named=True)
-    t.on_status(status(A, "f"), 1.1)  # from when it was pinned there before,
+    for at in (1.1, 1.2):  # from when it was pinned there before,
+        assert t.on_status(status(A, "f"), at)  # and news for whoever waits for it
     t.on_status(status(A), 3.9)  # and unpinned
     assert holders(t, "f") == {A}
     t.on_status(status(A), 1.0 + OURS_GRACE_S)
