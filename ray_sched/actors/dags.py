@@ -228,7 +228,7 @@ class Dags:
             dags = {
                 name: pin_requests(dag, number) for name, (dag, number) in self._registry.own_dags().items()
             }
-            creating = self._registry.in_creation()
+            creating = self._registry.in_change()
         self._policy.tell("reconcile", dags, creating, as_of)
 
     def _note(self, name: str, what: str, *facts: object) -> None:

@@ -118,8 +118,9 @@ class Registry:
         """The names of those that others created."""
         return [name for name in self._dags if name not in self._replicas]
 
-    def in_creation(self) -> list[str]:
-        return sorted(self._creating)
+    def in_change(self) -> list[str]:
+        """The DAGs of which it is not certain yet whether they will exist: a deletion may fail, too."""
+        return sorted({*self._creating, *self._deleting.intersection(self._dags)})
 
     def dag(self, name: str) -> cb.Dag:
         """Raises NoSuchDagError."""

@@ -115,7 +115,7 @@ def test_a_deleted_dag_can_be_created_again() -> None:
     assert registry.plans() == {}
     registry.end_delete("d")
     registry.begin_create(dag(), lambda name: True)
-    assert registry.in_creation() == ["d"]
+    assert registry.in_change() == ["d"]
 
 
 def test_while_a_dag_is_being_deleted_its_name_is_taken() -> None:
@@ -126,6 +126,7 @@ def test_while_a_dag_is_being_deleted_its_name_is_taken() -> None:
     with pytest.raises(NoSuchDagError, match="somebody else"):
         registry.begin_delete("d")
     registry.remove("d")
+    assert registry.in_change() == []
     with pytest.raises(DagExistsError, match="being deleted"):
         registry.begin_create(dag(), lambda name: True)
 
@@ -135,7 +136,9 @@ def test_a_deletion_that_failed_leaves_the_dag() -> None:
     registry.begin_create(dag(), lambda name: True)
     registry.commit(dag(), 1)
     registry.begin_delete("d")
+    assert registry.in_change() == ["d"]  # so that nobody takes its pins for those of a deleted one
     registry.abort_delete("d")
+    assert registry.in_change() == []
     assert registry.is_own("d")
     registry.begin_delete("d")
 

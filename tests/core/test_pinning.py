@@ -862,6 +862,18 @@ def test_a_pin_that_was_on_its_way_when_statuses_told_of_the_one_before_it_is_ta
     assert c.answer(True, pin) == [SendUnpin(A, "f")]
 
 
+def test_what_a_dag_is_just_getting_is_no_other_dags_to_take_over() -> None:
+    c = Cluster(A, B)
+    c.pinning.recall([(A, "f"), (B, "f")], c.now)
+    wanted = [PinRequest("f")]
+    c.pinning.reconcile({"old": wanted}, [], c.now, c.now)
+    pin = sent(c.create("new", "f"))
+    c.status(pin.address, "f")  # it has accepted; its answer is on its way
+    c.answer(True, pin)
+    assert c.pinning.pins["new"] == [Pin("new", "f", pin.address)]
+    assert c.pinning.missing() == {"old": ["f"]}
+
+
 def test_a_function_that_is_pinned_anew_is_not_forgotten_by_the_end_of_the_pin_before() -> None:
     c = Cluster(A)
     for _ in range(2):

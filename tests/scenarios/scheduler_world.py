@@ -259,7 +259,7 @@ class SchedulerWorld:
 
     def _do_reconcile(self, words: list[str]) -> None:
         dags = {name: pin_requests(*own) for name, own in self._registry.own_dags().items()}
-        creating = self._registry.in_creation()
+        creating = self._registry.in_change()
         self._carry_out(self._pinning.reconcile(dags, creating, self.now, self.now))
 
     def _tick(self) -> None:

@@ -107,7 +107,7 @@ class Scheduler(Part):
             return
         policy, as_of = self._world.policy, self.relay.now
         dags = {name: pin_requests(*own) for name, own in self.registry.own_dags().items()}
-        creating = self.registry.in_creation()
+        creating = self.registry.in_change()
         self.relay.tell(self, policy, "reconcile", lambda: policy.reconcile(dags, creating, as_of))
 
     def may_decide(self) -> bool:
