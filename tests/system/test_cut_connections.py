@@ -36,10 +36,12 @@ def executors(group: Group) -> dict[int, int]:
     return told
 
 
-def connections(pid: int, port: int) -> list[int]:
-    """The descriptors that a process has for connections to one of its ports."""
+def connections(pid: int, port: int, group: Group) -> list[int]:
+    """The descriptors that a process has for connections of the group's ingress to one of its ports."""
+    ingress = ray.get(names.find(group.name, names.INGRESS).status.remote(), timeout=WAIT_S)["pid"]
+    ends = {each.laddr for each in psutil.Process(ingress).net_connections("tcp") if each.raddr}
     found = psutil.Process(pid).net_connections("tcp")
-    return [each.fd for each in found if each.laddr.port == port and each.raddr]
+    return [each.fd for each in found if each.laddr.port == port and each.raddr in ends]
 
 
 def shared(pid: int, descriptor: int) -> socket.socket:
@@ -76,12 +78,14 @@ def take_what_arrived(connection: socket.socket) -> bytes:
     return taken
 
 
-def test_a_call_that_was_on_its_way_has_the_error_value(client: Client, executors: dict[int, int]) -> None:
+def test_a_call_that_was_on_its_way_has_the_error_value(
+    group: Group, client: Client, executors: dict[int, int]
+) -> None:
     identity = client.register(lambda _, x: x, "cut_identity")
 
     def all_are_connected() -> bool:
         identity(1).get(timeout_s=WAIT_S)
-        return all(connections(pid, CONFIG.ports.call + tid) for tid, pid in executors.items())
+        return all(connections(pid, CONFIG.ports.call + tid, group) for tid, pid in executors.items())
 
     eventually(all_are_connected, "every executor was sent a call")
     with stopped(list(executors.values())):
@@ -89,7 +93,7 @@ def test_a_call_that_was_on_its_way_has_the_error_value(client: Client, executor
         ways = [
             shared(pid, descriptor)
             for tid, pid in executors.items()
-            for descriptor in connections(pid, CONFIG.ports.call + tid)
+            for descriptor in connections(pid, CONFIG.ports.call + tid, group)
         ]
         taken: list[bytes] = []
 
