@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket as sockets
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +23,8 @@ from ray_sched.core.execution import (
     UnpinArrived,
 )
 from ray_sched.errors import BadMessageError
+from ray_sched.executor import connections
+from ray_sched.executor.connections import Connections
 from ray_sched.logs import Complaints
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
@@ -37,11 +37,6 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
-EVENT: Final = struct.Struct("=HI")
-"""What a monitor tells first: which event, and of most its connection's file descriptor."""
-CONNECTIONS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-PEERS_KEPT: Final = 1000
-"""Addresses for each port that are known to have been connected to it."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
@@ -79,7 +74,7 @@ class Receiver:
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
-        self._monitors: dict[zmq.Socket[bytes], _Connections] = {}
+        self._monitors: dict[zmq.Socket[bytes], Connections] = {}
         """What tells of new connections to the ports for calls."""
         # When too much is queued already, messages stay in their sockets, and then with their senders.
         self._none, self._control, self._all = zmq.Poller(), zmq.Poller(), zmq.Poller()
@@ -108,7 +103,7 @@ class Receiver:
                 if base in control:
                     self._control.register(socket, zmq.POLLIN)
                 if base in (layout.call, layout.schedule):
-                    self._monitors[socket.get_monitor_socket(CONNECTIONS)] = _Connections()
+                    self._monitors[socket.get_monitor_socket(connections.EVENTS)] = Connections()
         except BaseException:
             self.close()
             raise
@@ -165,7 +160,7 @@ class Receiver:
                 told = receive(monitor)[0]
             except zmq.Again:
                 return
-            self.reconnections += self._monitors[monitor].is_reconnection(*EVENT.unpack(told))
+            self.reconnections += self._monitors[monitor].is_reconnection(told)
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)
@@ -186,44 +181,3 @@ class Receiver:
 
     def _on_depart(self, message: bytes) -> None:
         self._emit(DepartArrived())
-
-
-class _Connections:
-    """Who was connected to a port, by IP address, out of what its monitor tells.
-
-    A connection counts once both ends have shaken hands: others look whether a port is open. Of that the
-    monitor does not tell which connection it was; so it was the one that has waited for longest.
-    """
-
-    def __init__(self) -> None:
-        self._accepted: dict[int, str] = {}
-        self._peers: dict[str, None] = {}
-
-    def is_reconnection(self, event: int, descriptor: int) -> bool:
-        """Take in an event; whether it is that an address was connected that had been before."""
-        if event == zmq.EVENT_ACCEPTED:
-            self._accepted[descriptor] = _peer_of(descriptor)
-        elif event == zmq.EVENT_DISCONNECTED:
-            self._accepted.pop(descriptor, None)
-        elif self._accepted:
-            peer = self._accepted.pop(next(iter(self._accepted)))
-            if peer in self._peers or not peer:
-                return True
-            if len(self._peers) < PEERS_KEPT:
-                self._peers[peer] = None
-        return False
-
-
-def _peer_of(descriptor: int) -> str:
-    """The IP address at the other end of a connection of this process; "" where it has ended."""
-    copy = -1
-    try:
-        copy = os.dup(descriptor)
-        with sockets.socket(fileno=copy) as connection:
-            copy = -1
-            return str(connection.getpeername()[0])
-    except OSError:
-        return ""
-    finally:
-        if copy >= 0:
-            os.close(copy)
