@@ -27,7 +27,8 @@ from benchmarks.helper import Helper
 from benchmarks.scheduler import ENVIRONMENT, Scheduler
 from ray_sched import group_status
 from ray_sched.config import Config
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.peers import locations_in, status_message
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import PinRequest, SendPin, answer_name

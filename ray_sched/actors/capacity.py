@@ -16,7 +16,7 @@ from ray_sched.actors.messages import Presence
 from ray_sched.actors.reservations import Reservations
 from ray_sched.actors.slots import Listener, SlotKeeper
 from ray_sched.config import Config
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.pins import Demand, Pin, Reserve, Unreserve
 
 

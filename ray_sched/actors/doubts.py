@@ -12,7 +12,7 @@ from typing import Final
 
 from ray_sched.actors.ledger import Ledger, Noted, read
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful
 
 GRACE_S: Final = 2.0

@@ -16,7 +16,7 @@ from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Decision, Event, Seen, Send
 from ray_sched.config import SchedulerConfig
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.errors import NoResourcesError
 from ray_sched.metrics import Histogram
 from ray_sched.wire import ports

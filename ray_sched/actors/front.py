@@ -18,7 +18,7 @@ import zmq
 from ray_sched.actors.backlog import Backlog
 from ray_sched.actors.messages import Send
 from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER
-from ray_sched.core.executors import Address, Executor
+from ray_sched.core.executor import Address, Executor
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.metrics import REFUSED
 from ray_sched.wire.codec import WANTS_REASON, Reply, error_name, refusal

@@ -46,7 +46,8 @@ from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.destination import Destination, without_continuation
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.history import Ring
 from ray_sched.core.partition import FRONT, Part
 from ray_sched.core.policies import load_policy
@@ -551,14 +552,14 @@ class IngressLoop:
 
     def snapshot(self, now: float) -> Update:
         """What is known of the executors. In the loop's thread."""
-        keys = {ip: self._table.cached_keys(ip) for ip in self._table.ips_with_keys()}
+        keys = self._table.cached_keys.all()
         return Update(0, 0, True, tuple(self._table.records()), {}, keys, {}, now)
 
     def _tick(self, now: float) -> None:
         self._table.age(now)
         # Nobody is told from here what changed in this copy: the events say it.
         self._table.dirty.clear()
-        self._table.dirty_ips.clear()
+        self._table.cached_keys.dirty.clear()
         self._events.beat(now)
         self._lost.tick(now)
         if not self._replica.may_decide(now):

@@ -17,7 +17,8 @@ from typing import Any
 from ray_sched.actors.ingresses import Ingresses
 from ray_sched.actors.link import Lane, Link
 from ray_sched.config import Config
-from ray_sched.core.executors import Address, ExecutorRecord, ExecutorTable
+from ray_sched.core.executor import Address, ExecutorRecord
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.replication import Outcome, Publisher, Replica, Update
 from ray_sched.errors import NoResourcesError
 

@@ -22,7 +22,7 @@ from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import MAX_SHARDS, Config
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful, OpenCalls, Told, judge
 from ray_sched.core.partition import FRONT, Part
 from ray_sched.errors import LatticeMismatchError, NotRunningError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_sched.core.executors import Address, ExecutorRecord, Status
+from ray_sched.core.executor import Address, ExecutorRecord, Status
 from ray_sched.core.pins import Pin
 from ray_sched.wire.codec import Reply
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import ray
 
 from ray_sched.actors import local_mode
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.errors import NotRunningError
 
 NAMESPACE: Final = "ray_sched"

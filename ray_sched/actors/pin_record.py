@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 SHRINK_AT_BYTES: Final = 1 << 20
 

@@ -38,7 +38,8 @@ from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
-from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
+from ray_sched.core.executor import Address
+from ray_sched.core.executors import MAX_TICK_GAP_S, ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
 from ray_sched.core.replication import Publisher, Update
@@ -253,7 +254,7 @@ class PolicyActor:
                 "missing_pins": self._pinning.missing(),
                 **self._capacity.status(),
                 "late_pin_answers": self._pinning.late_answers,
-                "cached_keys": len(self._table.key_ips),
+                "cached_keys": len(self._table.cached_keys),
             }
 
     def why(self, name: str) -> Account:
@@ -471,7 +472,7 @@ class PolicyActor:
                     self._table.apply(record)
                     self._table.dirty[record.ip, record.tid] = None
                 for ip, keys in snapshot.keys.items():
-                    self._table.set_cached_keys(ip, keys)
+                    self._table.cached_keys.set(ip, keys)
         self._recovered.set()
 
     def _read_cached_keys(self) -> None:
@@ -494,4 +495,4 @@ class PolicyActor:
                 except (RaySchedError, AttributeError) as wrong:
                     log.warning("key=%s holds no set of cached keys: %s", key, wrong)
                     continue
-                self._table.set_cached_keys(key.removeprefix(CACHED_KEYS), keys)
+                self._table.cached_keys.set(key.removeprefix(CACHED_KEYS), keys)

@@ -30,7 +30,7 @@ from ray.util import (
 
 from ray_sched.actors import names
 from ray_sched.actors.link import Link
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.pins import Pin
 from ray_sched.errors import RaySchedError
 

@@ -27,7 +27,7 @@ from ray_sched.actors.ingress_loop import PORT_HOLDERS, IngressLoop
 from ray_sched.actors.shard_wires import CALL_PORTS
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
-from ray_sched.core.executors import Status
+from ray_sched.core.executor import Status
 from ray_sched.core.partition import FRONT, Part, owner
 from ray_sched.errors import NoResourcesError, RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb

@@ -23,7 +23,7 @@ from ray_sched.actors import local_mode, names, resources
 from ray_sched.actors.demand import Demands
 from ray_sched.actors.messages import Presence
 from ray_sched.config import Config
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.slots import GiveUp, Holder, Retire, Slots, Start
 from ray_sched.errors import RaySchedError
 

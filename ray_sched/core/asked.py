@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 ASKED_KEPT = 100_000
 """How many functions at executors are remembered as asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.pins import Pin, PinRequest
 
 

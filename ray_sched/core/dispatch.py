@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
-from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.executor import Executor
+from ray_sched.core.executors import ExecutorPool, ExecutorTable
 from ray_sched.core.history import Decisions
 from ray_sched.core.policies import Policy, Request, Rng
 from ray_sched.core.references import may_refer, references_of

@@ -20,19 +20,11 @@ Rules (their source is the legacy policy suite, where the wire contract does not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from ray_sched.config import PolicyConfig
+from ray_sched.core.cached_keys import CachedKeys
+from ray_sched.core.executor import BUCKETS, Address, Executor, ExecutorRecord, Status, location_entry
 from ray_sched.core.pools import Pool
-from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire.protobuf import delimited
-
-Address = tuple[str, int]
-"""IP address and thread number of an executor."""
-
-BUCKETS = 10
-"""How finely the window of recent calls is cut: old ones leave in steps of a tenth of it."""
 
 MAX_TICK_GAP_S = 2.0
 """A longer time between two looks means that this process stood still, not that executors were silent."""
@@ -43,125 +35,6 @@ again what was lost after up to three seconds."""
 
 DEPARTED_KEPT = 10_000
 """How many departed executors are remembered, so that a peer's old gossip does not revive them."""
-
-
-class Status(NamedTuple):
-    """What a `ThreadStatus` says. A tuple, as thousands may arrive in a second."""
-
-    ip: str
-    tid: int
-    functions: tuple[str, ...] = ()
-    utilization: float = 0.0
-    running: bool = True
-    gpu: bool = False
-    process: int = 0
-    """Which process of the executor says it; 0 for the first, and of foreign ones for all."""
-    reconnections: int = 0
-    """How often a connection over which calls come was made anew; what was on its way then is lost."""
-
-    @property
-    def address(self) -> Address:
-        return (self.ip, self.tid)
-
-
-@dataclass(frozen=True)
-class ExecutorRecord:
-    """One executor as a copy of the table is told of it; times are of the shared monotonic clock."""
-
-    ip: str
-    tid: int
-    gpu: bool
-    functions: tuple[str, ...]
-    fresh: tuple[tuple[str, float], ...]
-    free: bool
-    backoff_until: float
-    last_seen: float
-    utilization: float
-    seq: int
-    hearsay: tuple[str, ...] = ()
-    process: int = 0
-    is_ours: bool = False
-
-
-class Executor:
-    """One executor; only its table changes it."""
-
-    __slots__ = (
-        "address",
-        "ahead",
-        "backing_off",
-        "backoff_until",
-        "buckets",
-        "entries",
-        "free",
-        "fresh",
-        "functions",
-        "gpu",
-        "hearsay",
-        "ip",
-        "is_ours",
-        "joined",
-        "last_seen",
-        "name",
-        "overloaded",
-        "process",
-        "recent",
-        "reported",
-        "seq",
-        "suspected",
-        "tid",
-        "unpinning",
-        "utilization",
-    )  # fmt: skip
-
-    def __init__(self, ip: str, tid: int) -> None:
-        self.ip = ip
-        self.tid = tid
-        self.address: Address = (ip, tid)
-        self.name = f"{ip}:{tid}"
-        """As schedules name it."""
-        self.entries: dict[str, bytes] = {}
-        """Its entry in a schedule's map of locations for each of its functions, as bytes of the wire."""
-        self.gpu = False
-        self.functions: set[str] = set()
-        self.fresh: dict[str, float] = {}
-        """Pins that no status has confirmed for certain yet, and since when."""
-        self.hearsay: set[str] = set()
-        """Functions of which peers say that it holds them, and nobody here knows it."""
-        self.unpinning: set[str] = set()
-        """Functions that it was told from here to unpin, and that no status of it lacked since: the authority
-        is to hear of that status, though it may change nothing here."""
-        self.free = False
-        self.backing_off = False
-        self.backoff_until = 0.0
-        self.last_seen = 0.0
-        self.process = 0
-        """Which of its processes reported last, as its statuses say it."""
-        self.is_ours = False
-        """It has named itself: so its statuses tell when its process is another one than before."""
-        self.reported = False
-        """Whether it ever sent a status; otherwise it is known from peers or from a pin alone."""
-        self.utilization = 0.0
-        self.seq = 0
-        self.ahead = False
-        """Whether the authority did not know yet what was seen here: should it have been lost on its way
-        there, the next status tells it."""
-        self.joined = 0
-        """As of which `seq` it is known here, since it was last gone."""
-        self.recent = 0
-        self.buckets = [0] * BUCKETS
-        self.suspected = False
-        """Messages to it could not be sent: left out until its next status."""
-        self.overloaded = False
-
-    def __repr__(self) -> str:
-        return f"<executor {self.name} {sorted(self.functions)}{' free' if self.free else ''}>"
-
-
-def location_entry(function: str, name: str) -> bytes:
-    """The field of a `DagSchedule` that says: this executor runs that function."""
-    entry = delimited(1, function.encode()) + delimited(2, name.encode())
-    return delimited(cb.DagSchedule.LOCATIONS_FIELD_NUMBER, entry)
 
 
 ExecutorPool = Pool[Executor]
@@ -196,8 +69,7 @@ class ExecutorTable:
         """The free executors: without and with a GPU."""
         self.elsewhere: tuple[ExecutorPool, ExecutorPool] = (Pool(), Pool())
         """Those that are free, as far as is known here, but for another one to book."""
-        self.key_ips: dict[str, set[str]] = {}
-        self._ip_keys: dict[str, frozenset[str]] = {}
+        self.cached_keys = CachedKeys()
         self._departed: dict[Address, int] = {}
         """Who left, and as of which `seq`: older records of them are not believed."""
         self._ended: dict[Address, int] = {}
@@ -212,7 +84,6 @@ class ExecutorTable:
         self._backing_off: dict[Executor, None] = {}
         self.dirty: dict[Address, None] = {}
         """Executors that changed since the copies were told, in order."""
-        self.dirty_ips: dict[str, None] = {}
 
     # --- what arrives ---
 
@@ -361,25 +232,6 @@ class ExecutorTable:
                     self._set_free(executor, False)
                 self.dirty[address] = None
 
-    def set_cached_keys(self, ip: str, keys: Iterable[str]) -> None:
-        """All keys that are cached at an IP address."""
-        new = frozenset(keys)
-        old = self._ip_keys.get(ip, frozenset())
-        if new == old:
-            return
-        for key in old - new:
-            ips = self.key_ips[key]
-            ips.discard(ip)
-            if not ips:
-                del self.key_ips[key]
-        for key in new - old:
-            self.key_ips.setdefault(key, set()).add(ip)
-        if new:
-            self._ip_keys[ip] = new
-        else:
-            self._ip_keys.pop(ip, None)
-        self.dirty_ips[ip] = None
-
     def remove(self, address: Address, seq: int = 0) -> None:
         """The executor left or died: it is gone from everything at once."""
         executor = self.executors.pop(address, None)
@@ -395,7 +247,7 @@ class ExecutorTable:
         if len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
         if not any(ip == executor.ip for ip, _ in self.executors):
-            self.set_cached_keys(executor.ip, ())
+            self.cached_keys.set(executor.ip, ())
         self.dirty[address] = None
 
     def age(self, now: float) -> None:
@@ -473,12 +325,6 @@ class ExecutorTable:
 
     def records(self) -> list[ExecutorRecord]:
         return [r for r in map(self.record, self.executors) if r is not None]
-
-    def cached_keys(self, ip: str) -> tuple[str, ...]:
-        return tuple(sorted(self._ip_keys.get(ip, ())))
-
-    def ips_with_keys(self) -> list[str]:
-        return list(self._ip_keys)
 
     def apply(self, record: ExecutorRecord) -> None:
         """Take over what the authority says of an executor, unless a later status was seen here."""
@@ -569,8 +415,7 @@ class ExecutorTable:
                 assert (executor in pool.available) != executor.overloaded
             assert sum(map(len, pool.by_ip.values())) == len(pool.available)
         assert all(self.functions.values()), "a function without executors has no pool"
-        for key, ips in self.key_ips.items():
-            assert ips and all(key in self._ip_keys[ip] for ip in ips)
+        self.cached_keys.validate()
 
     # --- inside ---
 

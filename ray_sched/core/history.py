@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ray_sched.core.executors import Executor, ExecutorTable
+from ray_sched.core.executor import Executor
+from ray_sched.core.executors import ExecutorTable
 
 Told = tuple[float, str]
 """When (seconds of the clock that the entries have), and what happened, in words."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 Waits = tuple[str, int]
 """A function of a call that waits, and how many of its triggers are there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 FRONT = 0
 """The number of the ingress that has the ports: no executor belongs to it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.wire import internal_pb2
 
 DELETED_KEPT = 10_000

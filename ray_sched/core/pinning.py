@@ -33,7 +33,8 @@ from collections.abc import Iterable
 
 from ray_sched.core.asked import Asked
 from ray_sched.core.attempts import Attempt, Transaction
-from ray_sched.core.executors import MAX_TICK_GAP_S, Address, ExecutorTable
+from ray_sched.core.executor import Address
+from ray_sched.core.executors import MAX_TICK_GAP_S, ExecutorTable
 from ray_sched.core.history import Ring
 from ray_sched.core.pins import (
     Effect,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.wire import cloudburst_pb2 as cb
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ray_sched.core.attempts import Attempt, Transaction
-from ray_sched.core.executors import Address, Executor, ExecutorTable
+from ray_sched.core.executor import Address, Executor
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.pins import Pin, PinRequest
 from ray_sched.core.policies import Rng
 from ray_sched.core.reservations import Ledger

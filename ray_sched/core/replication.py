@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ray_sched.core.executors import Address, ExecutorRecord, ExecutorTable
+from ray_sched.core.executor import Address, ExecutorRecord
+from ray_sched.core.executors import ExecutorTable
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Publisher:
         self._dirty_dags[name] = None
 
     def has_changes(self) -> bool:
-        return bool(self._table.dirty or self._table.dirty_ips or self._dirty_dags)
+        return bool(self._table.dirty or self._table.cached_keys.dirty or self._dirty_dags)
 
     def next_update(self, now: float) -> Update:
         """What changed since the last one; without changes it is a heartbeat."""
@@ -63,13 +64,13 @@ class Publisher:
             False,
             tuple(record for record in records.values() if record is not None),
             {address: table.left_at(address) for address, record in records.items() if record is None},
-            {ip: table.cached_keys(ip) for ip in table.dirty_ips},
+            table.cached_keys.of(table.cached_keys.dirty),
             {name: self._dags.get(name) for name in self._dirty_dags},
             now,
         )
         self._number += 1
         table.dirty.clear()
-        table.dirty_ips.clear()
+        table.cached_keys.dirty.clear()
         self._dirty_dags.clear()
         return update
 
@@ -82,7 +83,7 @@ class Publisher:
             True,
             tuple(table.records()),
             {},
-            {ip: table.cached_keys(ip) for ip in table.ips_with_keys()},
+            table.cached_keys.all(),
             dict(self._dags),
             now,
         )
@@ -126,7 +127,7 @@ class Replica:
         for address, seq in update.removed.items():
             self._table.apply_removal(address, seq)
         for ip, keys in update.keys.items():
-            self._table.set_cached_keys(ip, keys)
+            self._table.cached_keys.set(ip, keys)
         self._until = max(self._until, update.sent_at + self._lease_s)
         return Outcome.APPLIED
 
@@ -144,6 +145,6 @@ class Replica:
         for address, executor in list(self._table.executors.items()):
             if address not in known and executor.last_seen < update.sent_at - 1.0:
                 self._table.remove(address)
-        for ip in self._table.ips_with_keys():
+        for ip in self._table.cached_keys.all():
             if ip not in update.keys:
-                self._table.set_cached_keys(ip, ())
+                self._table.cached_keys.set(ip, ())

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.pins import Demand, Effect, Pin, PinRequest, Reserve, Unreserve
 
 

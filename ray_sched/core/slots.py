@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ray_sched.core.execution import (
     ScheduleArrived,
     TriggerArrived,
 )
-from ray_sched.core.executors import Address, Status
+from ray_sched.core.executor import Address, Status
 from ray_sched.core.references import references_of
 from ray_sched.core.utilization import Utilization
 from ray_sched.sim.caches import Cache

@@ -15,7 +15,8 @@ from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.dispatch import Dispatched, Dispatcher, seq_at
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.peers import Peers, locations_in, status_message
 from ray_sched.core.policies import load_policy
 from ray_sched.errors import RefusedError
@@ -94,10 +95,10 @@ class SimulatedGroup:
         self.table.remove_silent(now)
         # Nobody is told what changed: there is one copy.
         self.table.dirty.clear()
-        self.table.dirty_ips.clear()
+        self.table.cached_keys.dirty.clear()
         self.arrivals.take()
 
     def read_cached_keys(self, cached_at: Callable[[str], Iterable[str]]) -> None:
         """Learn what is cached at each node that an executor is known of."""
         for ip in sorted(self.table.ips()):
-            self.table.set_cached_keys(ip, cached_at(ip))
+            self.table.cached_keys.set(ip, cached_at(ip))

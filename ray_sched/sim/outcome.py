@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 
 
 @dataclass(frozen=True)

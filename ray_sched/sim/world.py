@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ray_sched.config import Config
-from ray_sched.core.executors import Address, Status
+from ray_sched.core.executor import Address, Status
 from ray_sched.reference import CloudburstReference
 from ray_sched.sim.caches import Cache
 from ray_sched.sim.clock import Clock

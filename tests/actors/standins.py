@@ -14,7 +14,7 @@ import ray
 from ray_sched.actors import names
 from ray_sched.actors.group import Part, Parts
 from ray_sched.config import Config
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.errors import PortTakenError
 
 

@@ -17,7 +17,7 @@ from ray_sched.actors.doubts import (
 )
 from ray_sched.actors.ledger import Ledger
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful
 
 TIMEOUT_S = 600.0

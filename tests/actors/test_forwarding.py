@@ -22,7 +22,7 @@ from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Decision, Event, PinAnswered, Seen, Send
 from ray_sched.config import Config
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.errors import NoResourcesError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports

@@ -21,7 +21,7 @@ from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
 from ray_sched.actors.messages import Event, StatusSeen
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
-from ray_sched.core.executors import ExecutorRecord, Status
+from ray_sched.core.executor import ExecutorRecord, Status
 from ray_sched.core.replication import Update
 from ray_sched.values import to_value
 from ray_sched.wire import cloudburst_pb2 as cb

@@ -16,7 +16,7 @@ from ray_sched.actors.lost_calls import BATCH, LOST, LostCalls, destination_of, 
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful, OpenCalls
 from ray_sched.errors import NotRunningError
 from ray_sched.kvs.client import KvsClient

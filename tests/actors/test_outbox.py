@@ -14,7 +14,7 @@ import zmq
 
 from ray_sched.actors.front import Outbox
 from ray_sched.core.dispatch import SCHEDULE, TRIGGER
-from ray_sched.core.executors import Address, Executor
+from ray_sched.core.executor import Address, Executor
 from ray_sched.wire import ports
 from ray_sched.wire.ports import CLASSIC, tcp
 from ray_sched.wire.sockets import batching_context

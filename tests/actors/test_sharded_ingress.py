@@ -23,7 +23,7 @@ from ray_sched.actors.shard_wires import Passing
 from ray_sched.actors.sharded_ingress import FrontLoop, ShardLoop
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address, ExecutorRecord
+from ray_sched.core.executor import Address, ExecutorRecord
 from ray_sched.core.partition import FRONT, Part, owner
 from ray_sched.core.replication import Update
 from ray_sched.errors import ConfigError, PortTakenError

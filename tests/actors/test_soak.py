@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zmq
 
-from ray_sched.core.executors import ExecutorRecord
+from ray_sched.core.executor import ExecutorRecord
 from ray_sched.core.replication import Update
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports

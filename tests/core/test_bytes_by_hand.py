@@ -13,7 +13,8 @@ from ray_sched.config import PolicyConfig
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import SCHEDULE, Dispatcher
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.policies import load_policy
 from ray_sched.reference import CloudburstReference
 from ray_sched.wire import cloudburst_pb2 as cb

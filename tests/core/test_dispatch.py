@@ -11,7 +11,8 @@ from ray_sched.config import PolicyConfig
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import CALL, SCHEDULE, TRIGGER, Dispatcher
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.policies import load_policy
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.values import to_value

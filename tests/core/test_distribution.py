@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import pytest
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.policies import Request, load_policy
 
 PICKS = 20_000
@@ -34,7 +35,7 @@ def picks(
     for address in EXECUTORS[:overloaded]:
         table.on_status(Status(*address, ("f",), 0.9), 0.0)
     for ip, cached in (keys or {}).items():
-        table.set_cached_keys(ip, cached)
+        table.cached_keys.set(ip, cached)
     pick, rng = load_policy(config).pick, random.Random(seed)
     request, pool = Request("f", references), table.functions["f"]
     made = (pick(pool, request, table, rng) for _ in range(PICKS))

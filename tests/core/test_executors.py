@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import OURS_GRACE_S, ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import OURS_GRACE_S, ExecutorTable
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
 
@@ -117,11 +118,11 @@ def test_running_false_removes_the_executor_everywhere() -> None:
     t = table()
     t.on_status(status(A, "f"), 0.0)
     t.on_status(status(B), 0.0)
-    t.set_cached_keys(A[0], ["k"])
+    t.cached_keys.set(A[0], ["k"])
     assert t.on_status(status(A, running=False), 1.0)
     assert holders(t, "f") == set()
     assert A not in t.executors
-    assert t.key_ips == {}
+    assert t.cached_keys.ips == {}
     assert not t.on_status(status(A, running=False), 2.0)
 
 
@@ -414,13 +415,13 @@ def test_schedulers_do_not_keep_alive_for_each_other_what_was_given_up() -> None
 def test_cached_keys_are_replaced_as_a_whole() -> None:
     t = table()
     t.on_status(status(A), 0.0)
-    t.set_cached_keys("10.0.0.1", ["a", "b"])
-    t.set_cached_keys("10.0.0.2", ["b"])
-    t.set_cached_keys("10.0.0.1", ["b", "c"])
-    assert t.key_ips == {"b": {"10.0.0.1", "10.0.0.2"}, "c": {"10.0.0.1"}}
-    t.set_cached_keys("10.0.0.1", [])
+    t.cached_keys.set("10.0.0.1", ["a", "b"])
+    t.cached_keys.set("10.0.0.2", ["b"])
+    t.cached_keys.set("10.0.0.1", ["b", "c"])
+    assert t.cached_keys.ips == {"b": {"10.0.0.1", "10.0.0.2"}, "c": {"10.0.0.1"}}
+    t.cached_keys.set("10.0.0.1", [])
     t.validate()
-    assert t.key_ips == {"b": {"10.0.0.2"}}
+    assert t.cached_keys.ips == {"b": {"10.0.0.2"}}
 
 
 def test_a_suspected_executor_is_left_out_until_it_reports() -> None:
@@ -485,7 +486,7 @@ class Copies(RuleBasedStateMachine):
 
     @rule(ip=st.sampled_from(["10.0.0.1", "10.0.0.2"]), keys=st.sets(st.sampled_from("abc")))
     def cache(self, ip: str, keys: set[str]) -> None:
-        self.table.set_cached_keys(ip, keys)
+        self.table.cached_keys.set(ip, keys)
 
     @rule(address=addresses)
     def call(self, address: tuple[str, int]) -> None:

@@ -10,7 +10,8 @@ from ray_sched.config import PolicyConfig
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import Dispatcher
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.history import TOLD, Ring
 from ray_sched.core.policies import load_policy
 from ray_sched.errors import NoResourcesError

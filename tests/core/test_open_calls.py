@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_sched.core.destination import Destination
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful, OpenCalls, Told, Verdict, judge
 
 A: Address = ("10.0.0.1", 0)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.partition import FRONT, Part, owner
 from ray_sched.core.replication import Publisher, Replica, Update
 

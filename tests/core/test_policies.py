@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.policies import Policy, Request, load_policy, policy_names
 from ray_sched.errors import ConfigError
 
@@ -107,14 +108,14 @@ def test_round_robin_takes_each_in_turn() -> None:
 
 def test_locality_takes_the_node_with_most_of_the_references() -> None:
     s = Setting("locality", random_threshold=0.0)
-    s.table.set_cached_keys(A[0], ["k1"])
-    s.table.set_cached_keys(B[0], ["k1", "k2"])
+    s.table.cached_keys.set(A[0], ["k1"])
+    s.table.cached_keys.set(B[0], ["k1", "k2"])
     assert s.picks(50, "k1", "k2", "k3") == {B: 50}
 
 
 def test_locality_leaves_a_share_to_chance() -> None:
     s = Setting("locality", random_threshold=0.3)
-    s.table.set_cached_keys(B[0], ["k"])
+    s.table.cached_keys.set(B[0], ["k"])
     picks = s.picks(6000, "k")
     assert 0.76 < picks[B] / 6000 < 0.84  # 0.7, and a third of 0.3
     assert abs(picks[A] - picks[C]) < 200
@@ -123,7 +124,7 @@ def test_locality_leaves_a_share_to_chance() -> None:
 def test_locality_breaks_ties_at_random() -> None:
     s = Setting("locality", random_threshold=0.0)
     for address in (A, B):
-        s.table.set_cached_keys(address[0], ["k"])
+        s.table.cached_keys.set(address[0], ["k"])
     picks = s.picks(2000, "k")
     assert picks[C] == 0
     assert 0.45 < picks[A] / 2000 < 0.55
@@ -131,20 +132,20 @@ def test_locality_breaks_ties_at_random() -> None:
 
 def test_locality_ignores_keys_that_are_cached_where_the_function_is_not() -> None:
     s = Setting("locality", random_threshold=0.0)
-    s.table.set_cached_keys("10.9.9.9", ["k"])
+    s.table.cached_keys.set("10.9.9.9", ["k"])
     assert all(s.picks(300, "k")[address] for address in (A, B, C))
 
 
 def test_locality_avoids_an_overloaded_node_with_all_the_keys() -> None:
     s = Setting("locality", random_threshold=0.0)
-    s.table.set_cached_keys(A[0], ["k"])
+    s.table.cached_keys.set(A[0], ["k"])
     s.status(A, utilization=0.9)
     assert s.picks(100, "k")[A] == 0
 
 
 def test_locality_chooses_among_the_threads_of_the_best_node() -> None:
     s = Setting("locality", A, ("10.0.0.1", 1), B, random_threshold=0.0)
-    s.table.set_cached_keys("10.0.0.1", ["k"])
+    s.table.cached_keys.set("10.0.0.1", ["k"])
     picks = s.picks(200, "k")
     assert picks[A] and picks[("10.0.0.1", 1)] and not picks[B]
 

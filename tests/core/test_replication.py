@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.replication import Outcome, Publisher, Replica
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 0)
@@ -30,11 +31,11 @@ def test_changes_reach_the_copy() -> None:
     p = Pair()
     p.status(A, "f")
     p.status(B)
-    p.table.set_cached_keys(A[0], ["k"])
+    p.table.cached_keys.set(A[0], ["k"])
     assert p.publisher.has_changes()
     assert p.replica.apply(p.publisher.next_update(1.0)) is Outcome.APPLIED
     assert sorted(p.copy.locations()) == [("f", A)]
-    assert p.copy.key_ips == {"k": {A[0]}}
+    assert p.copy.cached_keys.ips == {"k": {A[0]}}
     p.status(A, running=False)
     p.replica.apply(p.publisher.next_update(1.0))
     assert set(p.copy.executors) == {B}

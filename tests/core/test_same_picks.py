@@ -19,7 +19,8 @@ from ray_sched.config import PolicyConfig
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import Dispatched, Dispatcher
-from ray_sched.core.executors import ExecutorTable, Status
+from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.policies import load_policy
 from ray_sched.errors import RaySchedError
 from ray_sched.reference import CloudburstReference
@@ -80,7 +81,7 @@ def story(policy: str) -> Iterator[str]:
             held = sorted(table.executors[address].functions)
             table.on_status(Status(*address, tuple(held), events.random()), now, step)
         elif chance < 0.3:
-            table.set_cached_keys(events.choice(ADDRESSES)[0], events.sample(KEYS, 4))
+            table.cached_keys.set(events.choice(ADDRESSES)[0], events.sample(KEYS, 4))
         else:
             try:
                 if chance < 0.4:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.slots import Effect, GiveUp, Holder, Node, Retire, Slots, Start
 
 ONE = Node("one", "10.0.0.1", slots=2)

@@ -13,7 +13,7 @@ import zmq
 
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.config import Config
-from ray_sched.core.executors import ExecutorRecord
+from ray_sched.core.executor import ExecutorRecord
 from ray_sched.core.replication import Update
 from ray_sched.errors import BadMessageError
 from ray_sched.kvs.client import KvsClient

@@ -12,7 +12,7 @@ import ray_sched
 from ray_sched.actors import names
 from ray_sched.actors.reservations import PREFIX, group_name, listed
 from ray_sched.client import Client
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.core.pins import Pin
 
 WAIT_S = 10.0

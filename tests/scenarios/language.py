@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray_sched.core.executors import Address
+from ray_sched.core.executor import Address
 from ray_sched.messages import check_consistency
 from ray_sched.values import CloudburstReference, from_value, to_value
 from ray_sched.wire import cloudburst_pb2 as cb

@@ -15,7 +15,8 @@ from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals, PeriodStatistics
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, SCHEDULE, Dispatched, Dispatcher, seq_at
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.peers import Peers, locations_in, status_message
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Effect, Finished, SendPin, SendUnpin, answer_name, pin_requests
@@ -408,7 +409,7 @@ class SchedulerWorld:
 
     def _do_cached(self, words: list[str]) -> None:
         ip, *keys = words
-        self._table.set_cached_keys(ip, keys)
+        self._table.cached_keys.set(ip, keys)
 
     def _do_peers(self, words: list[str]) -> None:
         self._peers.found(words)

@@ -11,7 +11,8 @@ from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.executor import Executor
+from ray_sched.core.executors import ExecutorPool, ExecutorTable
 from ray_sched.errors import ConfigError
 
 ENTRY_POINTS = "ray_sched.policies"

@@ -6,7 +6,8 @@ The random share keeps hot keys from tying all calls to the nodes that were firs
 from __future__ import annotations
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.executor import Executor
+from ray_sched.core.executors import ExecutorPool, ExecutorTable
 from ray_sched.core.policies import Request, Rng, any_eligible, any_of, eligible
 
 
@@ -33,7 +34,7 @@ class LocalityPolicy:
         by_ip = candidates.by_ip
         cached: dict[str, int] = {}
         for key in request.references:
-            ips = table.key_ips.get(key)
+            ips = table.cached_keys.ips.get(key)
             if not ips:
                 continue
             # The smaller side is walked: a key may be cached everywhere, a function pinned once.

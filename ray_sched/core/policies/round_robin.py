@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executors import Executor, ExecutorPool, ExecutorTable
+from ray_sched.core.executor import Executor
+from ray_sched.core.executors import ExecutorPool, ExecutorTable
 from ray_sched.core.policies import Request, Rng, eligible
 
 

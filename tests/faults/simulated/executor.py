@@ -28,7 +28,7 @@ from ray_sched.core.execution import (
     UnpinArrived,
     Work,
 )
-from ray_sched.core.executors import Status
+from ray_sched.core.executor import Status
 from ray_sched.core.open_calls import OpenCalls
 from ray_sched.core.pins import answer_name
 from ray_sched.executor.journal import Journal

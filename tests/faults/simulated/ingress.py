@@ -12,7 +12,8 @@ from ray_sched.actors.ledger import Ledger
 from ray_sched.actors.lost_calls import destination_of
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.dispatch import CALL, Dispatched, seq_at
-from ray_sched.core.executors import Address, ExecutorTable, Status
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import RaySchedError

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_sched.actors.pin_record import PinRecord
-from ray_sched.core.executors import Address, ExecutorRecord, ExecutorTable, Status
+from ray_sched.core.executor import Address, ExecutorRecord, Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Effect, Finished, Forget, PinRequest, SendPin, SendUnpin
 from ray_sched.core.replication import Publisher, Update

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ray_sched.core.dispatch import Dispatched
-from ray_sched.core.executors import ExecutorRecord, ExecutorTable
+from ray_sched.core.executor import ExecutorRecord
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.open_calls import Doubtful, judge
 from ray_sched.core.open_calls import Told as AtExecutors
 from ray_sched.core.pins import pin_requests
