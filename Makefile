@@ -8,6 +8,10 @@
 #   make fuzz    nonsense to every port (SECONDS=60 for each kind of port)
 #   make soak    churn, and what it leaves behind (SECONDS=300)
 
+# A group is a dozen processes, each of which would compile the package for itself where no byte code may be
+# written: `up` takes 9.3 s instead of 7.5 then.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
