@@ -55,6 +55,24 @@ def ready_parts(tell: Tell, before_s: float = 0.0) -> Callable[[str, dict[str, A
     return lambda part, facts, seconds: tell({"part": part, "facts": facts, "seconds": before_s + seconds})
 
 
+def forget_ended(config: Config) -> None:
+    """Remove the host's file where it is of a group that ended with its Ray cluster, whose address the one to
+    start in has taken. Raises NotRunningError when that cluster does not answer.
+    """
+    left = running.find(config.host)
+    if left is None or left.pid or left.ray_address != config.ray_address:
+        return
+    from ray_sched.actors import names
+    from ray_sched.actors.cluster import connect, disconnect
+
+    connect(config.ray_address, CONNECT_S)
+    try:
+        if left.group not in names.roles_by_group():
+            running.forget(left)
+    finally:
+        disconnect()
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
     """What the holder is told to do, once, on its standard input."""
@@ -75,6 +93,7 @@ def _hold(config: Config, tell: Tell) -> int:
     try:
         interruption.install()
         _check_keys(config)
+        forget_ended(config)
         running.claim(entry)
         check_free(config)
         return _hold_claimed(config, tell, interruption, entry)

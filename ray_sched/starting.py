@@ -17,7 +17,16 @@ from ray_sched import running
 from ray_sched.bound_ports import check_free
 from ray_sched.config import Config
 from ray_sched.errors import RaySchedError
-from ray_sched.holder import CONNECT_S, INTERRUPTED, RELEASE, Order, Tell, exit_code, ready_parts
+from ray_sched.holder import (
+    CONNECT_S,
+    INTERRUPTED,
+    RELEASE,
+    Order,
+    Tell,
+    exit_code,
+    forget_ended,
+    ready_parts,
+)
 from ray_sched.running import Running
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -93,23 +102,19 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 def _start_in_cluster(config: Config, tell: Tell) -> int:
-    from ray_sched.actors import names
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
     entry = Running(config.host, config.group_name, config.ray_address, 0, 0)
     try:
+        forget_ended(config)
         connect(config.ray_address, CONNECT_S)
-        # The file may be of a group that ended with its Ray cluster, whose address this one has taken.
-        left = running.find(config.host) == entry and config.group_name not in names.roles_by_group()
-        if not left:
-            running.claim(entry)
+        running.claim(entry)
         try:
             check_free(config)
             Group.start(config, ready_parts(tell))
         except BaseException:
-            if not left:
-                running.forget(entry)
+            running.forget(entry)
             raise
     except RaySchedError as error:
         tell({"error": str(error), "code": exit_code(error)})

@@ -306,22 +306,25 @@ def test_a_group_in_a_ray_cluster_that_exists(
                 ray_sched.get_scheduler(group="another")
             assert run("call", "incr", "1", "--host", host).stdout == "2\n"
             # The state file is this machine's alone; by the cluster's address it is found from everywhere.
-            (state / f"{host}.json").unlink()
+            file = state / f"{host}.json"
+            remembered = file.read_text()
+            file.unlink()
             assert f"executor-{host}-0" in run("status", *there).stdout
             again = run("up", *there, "--detach")
             assert again.returncode == 1 and "taken by process" in again.stderr
-            assert run("down", *there).returncode == 0
+            file.write_text(remembered)
+            assert run("down", "--host", host).returncode == 0
             assert names.roles_by_group() == {}
             assert run("down", *there).returncode == 1
 
             settings = state / "blue.yml"
             settings.write_text("group: blue")
             # As it is after Ray was ended, with the group, and started again at the same address.
-            file = state / f"{host}.json"
             left = {"host": host, "group": "blue", "ray_address": cluster.address, "pid": 0, "pid_started": 0}
             file.write_text(json.dumps(left))
-            named = run("up", *there, "--executors", "0", "--detach", "--config", str(settings))
-            assert named.returncode == 0, named.stderr
+            foreground = Up(*there, "--executors", "0", "--config", str(settings))
+            ended.append(foreground)
+            foreground.wait_for("Stop it with Ctrl-C")
             with ray_sched.connect(host) as client:
                 client.register(lambda _: 1, "one")
             again = run("up", *there, "--detach", "--config", str(settings))
@@ -334,19 +337,13 @@ def test_a_group_in_a_ray_cluster_that_exists(
             assert told.stdout.startswith("Group blue: 6 actors, 0 executors, 0 DAGs, 1 function\n")
             monkeypatch.delenv("RAY_SCHED_GROUP")
             file.write_text(remembered)
-            assert run("down", "--host", host).returncode == 0
-            assert names.roles_by_group() == {}
-            file.write_text(remembered)
-            gone = run("down", "--host", host)
-            assert gone.returncode == 0 and "gone already" in gone.stdout
-            assert not file.exists()
-
-            foreground = Up(*there, "--executors", "0")
-            ended.append(foreground)
-            foreground.wait_for("Stop it with Ctrl-C")
             foreground.signal(signal.SIGINT)
             assert foreground.wait() == 0, foreground.lines
             assert names.roles_by_group() == {}
+            file.write_text(json.dumps(left))
+            gone = run("down", "--host", host)
+            assert gone.returncode == 0 and "gone already" in gone.stdout
+            assert not file.exists()
             assert ray.get(ray.put(1)) == 1
         finally:
             cluster.stop()

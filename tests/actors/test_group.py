@@ -112,6 +112,7 @@ def test_a_class_may_have_concurrency_groups(config: Config) -> None:
 def test_an_actor_that_cannot_start_gives_its_own_error_and_nothing_stays(
     config: Config, policy: type[standins.StandIn], error: type[Exception], words: str
 ) -> None:
+    config = config.replace(**{"executor.count": 0})
     with pytest.raises(error) as caught:
         Group.start(config, parts=standins.parts(policy))
     assert str(caught.value) == words

@@ -1,15 +1,12 @@
-"""Groups in Ray's local mode where this version of Ray has it, else the same groups on a small cluster."""
+"""Groups in Ray's local mode, with a version of Ray that has it."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import ray_sched.local
-from ray_sched.actors import local_mode
-from ray_sched.actors.cluster import LocalCluster
 from ray_sched.actors.group import Group
 from ray_sched.config import Config
 
@@ -35,17 +32,9 @@ def start_group() -> Iterator[Start]:
         groups.append(group)
         return group
 
-    if local_mode.exists():
-        yield lambda config: remembered(ray_sched.local.start(config))
-        for group in reversed(groups):
-            ray_sched.local.stop(group, STOP_S)
-        return
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        cluster = LocalCluster.start(BASE.replace(**{"executor.count": 8}), folder)
-        yield lambda config: remembered(Group.start(config))
-        for group in reversed(groups):
-            group.stop(STOP_S)
-        cluster.stop()
+    yield lambda config: remembered(ray_sched.local.start(config))
+    for group in reversed(groups):
+        ray_sched.local.stop(group, STOP_S)
 
 
 @pytest.fixture(scope="package")

@@ -145,6 +145,7 @@ def test_an_executor_that_departs_is_no_longer_given_calls(start_group: Start) -
         ray_sched.local.stop(group)
 
 
+@has_local_mode
 def test_ray_is_left_as_it_was_found(start_group: Start) -> None:
     """The groups of these tests share it: it is there as long as one of them is."""
     assert ray.is_initialized()
