@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import select
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,6 +23,7 @@ from ray_sched.metrics import REFUSED
 from ray_sched.wire.codec import WANTS_REASON, Reply, error_name, refusal
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import Layout, tcp
+from ray_sched.wire.readiness import has_message
 from ray_sched.wire.sockets import (
     DONTWAIT,
     DONTWAIT_SNDMORE,
@@ -95,8 +95,11 @@ def request_handler(
         if backlog:
             backlog.take_in(socket, now)
             fetch, overloaded = backlog.next, True
-        for _ in range(BATCH):
+        for number in range(BATCH):
             try:
+                if number == 1 and not overloaded and not has_message(socket):
+                    exhausted = True
+                    break
                 frames = fetch(socket)
             except zmq.Again:
                 exhausted = True
@@ -180,48 +183,6 @@ def reply_to(peer: Peer, reply: Reply, drop: Drop) -> None:
             send_part(socket, reply.body, DONTWAIT)
     except zmq.ZMQError as error:
         drop("reply", error)
-
-
-class Readiness:
-    """Which sockets may have something, for the price of one look, however many there are.
-
-    A ZeroMQ socket has a file descriptor that becomes readable when something happened to it. That is
-    said once: after anything is sent or received on the socket, it says nothing of what came before.
-    So a socket has to be read until it has no more, and `check` names one that was written to
-    elsewhere. (Source: ZMQ_FD in the ZeroMQ manual.)
-    """
-
-    def __init__(self, sockets: Iterable[zmq.Socket[bytes]], wake_fd: int) -> None:
-        self._epoll = select.epoll()
-        self._by_fd: dict[int, zmq.Socket[bytes]] = {}
-        for socket in sockets:
-            fd = int(socket.getsockopt(zmq.FD))
-            self._by_fd[fd] = socket
-            self._epoll.register(fd, select.EPOLLIN)
-        self._epoll.register(wake_fd, select.EPOLLIN)
-        self._wake_fd = wake_fd
-        self._to_check: dict[zmq.Socket[bytes], None] = dict.fromkeys(self._by_fd.values())
-
-    def check(self, socket: zmq.Socket[bytes]) -> None:
-        """Look at this socket the next time, too."""
-        self._to_check[socket] = None
-
-    def check_all(self) -> None:
-        self._to_check.update(dict.fromkeys(self._by_fd.values()))
-
-    def wait(self, timeout_s: float) -> tuple[list[zmq.Socket[bytes]], bool]:
-        """The sockets to read now, and whether the wake-up descriptor is readable."""
-        ready, self._to_check = self._to_check, {}
-        woken = False
-        for fd, _ in self._epoll.poll(0 if ready else timeout_s):
-            if fd == self._wake_fd:
-                woken = True
-            else:
-                ready[self._by_fd[fd]] = None
-        return list(ready), woken
-
-    def close(self) -> None:
-        self._epoll.close()
 
 
 class Outbox:

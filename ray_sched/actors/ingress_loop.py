@@ -30,7 +30,6 @@ from ray_sched.actors.front import (
     Limit,
     Outbox,
     Peer,
-    Readiness,
     push_handler,
     reply_to,
     request_handler,
@@ -60,6 +59,7 @@ from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, error_name, parse
 from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
+from ray_sched.wire.readiness import Readiness
 from ray_sched.wire.sockets import batching_context, bind
 
 log = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.codec import parse, parse_text
 from ray_sched.wire.curve import FROM_EXECUTORS, FROM_GROUP, Keys
 from ray_sched.wire.ports import Layout
+from ray_sched.wire.readiness import Readiness, has_message
 from ray_sched.wire.sockets import bind_pull, receive
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,11 @@ class Receiver:
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
         self._monitors: dict[zmq.Socket[bytes], Connections] = {}
         """What tells of new connections to the ports for calls."""
-        # When too much is queued already, messages stay in their sockets, and then with their senders.
-        self._none, self._control, self._all = zmq.Poller(), zmq.Poller(), zmq.Poller()
+        self._calls: list[zmq.Socket[bytes]] = []
+        self._control: list[zmq.Socket[bytes]] = []
+        self._left: dict[zmq.Socket[bytes], None] = {}
+        """Those that have something which was not wanted when it came."""
+        self._readiness: Readiness | None = None
         work: dict[int, Callable[[bytes], None]] = {
             layout.schedule: self._on_schedule,
             layout.trigger: self._on_trigger,
@@ -99,18 +103,14 @@ class Receiver:
                     context, ip, base + tid, HOLDERS, max_message_bytes=limit, keys=keys, admits=admits
                 )
                 self._takers[socket] = take
-                self._all.register(socket, zmq.POLLIN)
-                if base in control:
-                    self._control.register(socket, zmq.POLLIN)
+                (self._control if base in control else self._calls).append(socket)
                 if base in (layout.call, layout.schedule):
                     self._monitors[socket.get_monitor_socket(connections.EVENTS)] = Connections()
+            self._turns = {socket: turn for turn, socket in enumerate([*self._takers, *self._monitors])}
+            self._readiness = Readiness(self._turns, self._wake)
         except BaseException:
             self.close()
             raise
-        for poller in (self._none, self._control, self._all):
-            poller.register(self._wake, zmq.POLLIN)
-            for monitor in self._monitors:
-                poller.register(monitor, zmq.POLLIN)
 
     def wake(self) -> None:
         """Make `receive` return soon. Any thread may call this."""
@@ -119,28 +119,49 @@ class Receiver:
                 os.eventfd_write(self._wake, 1)
 
     def receive(self, timeout_s: float, *, calls: bool, control: bool) -> None:
-        """Wait for messages and take those that are there: calls, or all but calls, where they are wanted."""
-        poller = self._none if not control else self._all if calls else self._control
-        for source, _ in poller.poll(int(timeout_s * 1000)):
-            if isinstance(source, int):
-                os.eventfd_read(self._wake)
-                continue
-            if source in self._monitors:
-                self._on_connection(source)
-                continue
-            take = self._takers[source]
-            for _ in range(AT_ONCE):
-                try:
-                    parts = receive(source)
-                except zmq.Again:
-                    break
-                try:
-                    if len(parts) != 1:
-                        raise BadMessageError(f"a message of {len(parts)} parts: send one")
-                    take(parts[0])
-                except (BadMessageError, DecodeError) as error:
-                    self.bad_messages += 1
-                    self._complaints.add("A message was dropped", error)
+        """Wait for messages and take those that are there: calls, or all but calls, where they are wanted.
+
+        What is not wanted, since too much is queued already, stays in its socket, and then with its sender.
+        """
+        assert self._readiness is not None
+        unwanted = () if calls and control else self._calls if control else self._takers
+        for socket in [socket for socket in self._left if socket not in unwanted]:
+            del self._left[socket]
+            self._readiness.check(socket)
+        sockets, woken = self._readiness.wait(timeout_s)
+        if woken:
+            os.eventfd_read(self._wake)
+        elif not sockets:
+            self._readiness.check_all()  # should a descriptor ever have said nothing
+        try:
+            for socket in sorted(sockets, key=self._turns.__getitem__):
+                if socket in unwanted:
+                    if self._readiness.leave(socket):
+                        self._left[socket] = None
+                elif not (self._take_all(socket) if socket in self._takers else self._on_connections(socket)):
+                    self._readiness.check(socket)
+        except BaseException:
+            self._readiness.check_all()  # what was not read says nothing of itself again
+            raise
+
+    def _take_all(self, socket: zmq.Socket[bytes]) -> bool:
+        """Take the messages of a port, so many at once; whether these were all."""
+        take = self._takers[socket]
+        for number in range(AT_ONCE):
+            try:
+                if number == 1 and not has_message(socket):
+                    return True
+                parts = receive(socket)
+            except zmq.Again:
+                return True
+            try:
+                if len(parts) != 1:
+                    raise BadMessageError(f"a message of {len(parts)} parts: send one")
+                take(parts[0])
+            except (BadMessageError, DecodeError) as error:
+                self.bad_messages += 1
+                self._complaints.add("A message was dropped", error)
+        return False
 
     def close(self) -> None:
         """Free the ports."""
@@ -151,16 +172,19 @@ class Receiver:
                 socket.close(0)
             for monitor in self._monitors:
                 monitor.close(0)
+            if self._readiness is not None:
+                self._readiness.close()
             os.close(self._wake)
 
-    def _on_connection(self, monitor: zmq.Socket[bytes]) -> None:
+    def _on_connections(self, monitor: zmq.Socket[bytes]) -> bool:
         """Whoever connects again was cut off: what was on its way is lost, and nobody else knows."""
         for _ in range(AT_ONCE):
             try:
                 told = receive(monitor)[0]
             except zmq.Again:
-                return
+                return True
             self.reconnections += self._monitors[monitor].is_reconnection(told)
+        return False
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)

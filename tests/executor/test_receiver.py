@@ -9,7 +9,7 @@ import zmq
 
 from ray_sched.core.destination import Destination
 from ray_sched.core.execution import CallArrived, DepartArrived, Event, PinArrived, UnpinArrived
-from ray_sched.executor.receiver import Receiver
+from ray_sched.executor.receiver import AT_ONCE, Receiver
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.ports import WIDE, tcp
@@ -26,6 +26,7 @@ class Heard:
         self.events: list[Event] = []
         self.noted: list[Destination] = []
         self.inbox: deque[bytes] = deque()
+        self.faulty_key = ""
         self.receiver = Receiver(
             self.context,
             IP,
@@ -39,6 +40,8 @@ class Heard:
         )
 
     def note(self, destination: Destination) -> int:
+        if self.faulty_key and destination.key == self.faulty_key:
+            raise RuntimeError("a fault of ours")
         self.noted.append(destination)
         return len(self.noted)
 
@@ -76,6 +79,28 @@ def test_calls_stay_where_they_are_while_too_much_is_queued(heard: Heard, pusher
     heard.receiver.receive(0.05, calls=False, control=False)
     assert heard.until(3)[2] == CallArrived(call, 1)
     assert [destination.key for destination in heard.noted] == ["key"]
+
+
+def test_more_than_are_taken_at_once_are_taken_without_another_word(heard: Heard, pusher: Pusher) -> None:
+    names = [f"f{number}" for number in range(2 * AT_ONCE + 1)]
+    for name in names:
+        pusher.push(tcp(IP, WIDE.unpin + TID), name.encode())
+    pusher.push(tcp(IP, WIDE.depart + TID), b"")
+    heard.receiver.receive(1.0, calls=False, control=False)
+    assert heard.events == []
+    told = [event for event in heard.until(len(names) + 1) if isinstance(event, UnpinArrived)]
+    assert told == [UnpinArrived(name) for name in names]
+
+
+def test_a_fault_costs_one_message_and_no_other(heard: Heard, pusher: Pusher) -> None:
+    heard.faulty_key = "1"
+    for number in range(4):
+        call = cb.FunctionCall(name="f", response_key=str(number))
+        pusher.push(tcp(IP, WIDE.call + TID), call.SerializeToString())
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        heard.until(4)
+    heard.until(3)
+    assert [destination.key for destination in heard.noted] == ["0", "2", "3"]
 
 
 def test_user_messages_go_to_the_inbox_unread(heard: Heard, pusher: Pusher) -> None:
