@@ -58,7 +58,7 @@ class Backlog:
                     refused += 1
                 else:
                     waiting.append((now, frames))
-                    self._bytes += len(frames[-1])
+                    self._bytes += sum(map(len, frames))
         except zmq.Again:
             pass
         if refused:
@@ -69,7 +69,7 @@ class Backlog:
         waiting = self._waiting
         while waiting:
             arrived, frames = waiting.popleft()
-            self._bytes -= len(frames[-1])
+            self._bytes -= sum(map(len, frames))
             if self._now - arrived <= self._max_wait_s:
                 return frames
             self._refuse(socket, frames)

@@ -115,6 +115,8 @@ class Doubts:
         """This call went nowhere."""
         if len(self._unsent) < MAX_UNSENT:
             self._unsent[to] = None
+        else:
+            self.unwatched += 1
 
     def take_due(self, now: float) -> Due | None:
         """What is to be looked after; None while there is nothing, or the last is not `looked_after`."""

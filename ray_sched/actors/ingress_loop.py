@@ -45,7 +45,7 @@ from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
 from ray_sched.core.destination import Destination, without_continuation
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
-from ray_sched.core.executor import Address, Status
+from ray_sched.core.executor import MAX_FUNCTIONS, Address, Status
 from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.history import Ring
 from ray_sched.core.partition import FRONT, Part
@@ -56,7 +56,8 @@ from ray_sched.logs import Complaints, fields, teller
 from ray_sched.metrics import REFUSED, Histogram, Sample, refusals
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
-from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, error_name, parse
+from ray_sched.wire.addresses import check_response_address
+from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, check_names, error_name, parse
 from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
 from ray_sched.wire.readiness import Readiness
@@ -64,8 +65,6 @@ from ray_sched.wire.sockets import batching_context, bind
 
 log = logging.getLogger(__name__)
 
-MAX_FUNCTIONS: Final = 10_000
-"""Functions that one executor may say it holds."""
 FAREWELL_MS: Final = 100
 """How long what was sent to an executor just before it left may still be on its way out, in milliseconds."""
 CALL_KINDS: Final = {
@@ -94,6 +93,7 @@ class IngressLoop:
         """
         self._config = config
         self._on_failure = on_failure
+        self._max_name_bytes = config.scheduler.max_name_bytes
         self.counts: Counter[str] = Counter()
         self.synced = threading.Event()
         """Set once a first dispatch table is here."""
@@ -221,10 +221,20 @@ class IngressLoop:
         told = decisions.about(name, self._config.policy.name, self._table)
         return account([*told, *handed_on.about(name)], (), (decisions.since(), handed_on.since()))
 
-    def _hand_on(self, port: int, name: str, key: str, body: bytes, peer: Peer | None, now: float) -> None:
-        why = "the Scheduler was asked to decide a call of {}: "
-        why += "not known here" if self._replica.may_decide(now) else "no valid lease here"
-        self._handed_on.note(now, (name, key), why, name)
+    def _hand_on(
+        self,
+        port: int,
+        name: str,
+        key: str,
+        body: bytes,
+        peer: Peer | None,
+        now: float,
+        why: str = "not known here",
+    ) -> None:
+        if not self._replica.may_decide(now):
+            why = "no valid lease here"
+        told = "the Scheduler was asked to decide a call of {}: {}"
+        self._handed_on.note(now, (name, key), told, name, why)
         self._forwarding.forward(port, body, peer, now)
 
     # --- the loop ---
@@ -343,6 +353,8 @@ class IngressLoop:
 
     def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.FunctionCall, body)
+        if len(body) > self._max_name_bytes:  # else no name in it can be longer
+            check_names(self._max_name_bytes, call.name, call.response_key)
         if not self._replica.may_decide(now):
             self._hand_on(ports.FUNCTION_CALL, call.name, call.response_key, body, peer, now)
             return None
@@ -352,6 +364,10 @@ class IngressLoop:
 
     def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         call = parse(cb.DagCall, body)
+        if call.response_address:
+            check_response_address(call.response_address)
+        if len(body) > self._max_name_bytes or call.HasField("continuation"):
+            self._check_dag_call(call)
         if not self._replica.may_decide(now) or call.name not in self._plans:
             self._hand_on(ports.DAG_CALL, call.name, call.output_key, body, peer, now)
             return None
@@ -365,8 +381,10 @@ class IngressLoop:
 
     def _on_queued_call(self, body: bytes, now: float) -> None:
         call = parse(cb.FunctionCall, body)
+        if len(body) > self._max_name_bytes:
+            check_names(self._max_name_bytes, call.name, call.response_key)
         if not self._replica.may_decide(now):
-            self._forwarding.forward(ports.CALL_QUEUE, body, None, now)
+            self._hand_on(ports.CALL_QUEUE, call.name, call.response_key, body, None, now)
             return
         self.counts["queued_calls"] += 1
         try:
@@ -378,18 +396,34 @@ class IngressLoop:
 
     def _on_continuation(self, body: bytes, now: float) -> None:
         continuation = parse(cb.Continuation, body)
+        if len(body) > self._max_name_bytes:
+            check_names(self._max_name_bytes, continuation.name, continuation.id)
+            self._check_dag_call(continuation.call)
         if not self._replica.may_decide(now) or continuation.name not in self._plans:
-            self._forwarding.forward(ports.CONTINUATION, body, None, now)
+            self._hand_on(ports.CONTINUATION, continuation.name, continuation.id, body, None, now)
             return
         self.counts["continuations"] += 1
         try:
             dispatched = self._dispatcher.continue_dag(continuation, now, time.time())
         except RaySchedError:
             # Nobody hears a refusal here. The Scheduler can tell whoever waits for the result.
-            self._forwarding.forward(ports.CONTINUATION, body, None, now)
+            self._hand_on(
+                ports.CONTINUATION, continuation.name, continuation.id, body, None, now, "refused here"
+            )
             return
         to = Destination.of_continuation(continuation)
         self._carry_out(dispatched, now, to, bool(continuation.call.continuation.name))
+
+    def _check_dag_call(self, call: cb.DagCall) -> None:
+        """Raises BadMessageError for a name that is too long, in the call and in what is to follow it: later
+        nobody could hear of that."""
+        check_names(self._max_name_bytes, call.name, call.output_key, call.client_id)
+        while call.HasField("continuation"):
+            check_names(self._max_name_bytes, call.continuation.name, call.continuation.id)
+            call = call.continuation.call
+            check_names(self._max_name_bytes, call.name, call.output_key, call.client_id)
+            if call.response_address:
+                check_response_address(call.response_address)
 
     def _forward_to(self, port: int) -> Callable[[bytes, Peer, float], Reply | None]:
         return lambda body, peer, now: self._forwarding.forward(port, body, peer, now)
@@ -468,6 +502,8 @@ class IngressLoop:
                 raise NoResourcesError("scheduler.max_executors are known: no room for another one")
         if len(message.functions) > MAX_FUNCTIONS:
             raise BadMessageError(f"a status that names {len(message.functions)} functions")
+        if len(body) > self._max_name_bytes:
+            check_names(self._max_name_bytes, message.ip, *message.functions)
         return Status(
             message.ip,
             message.tid,

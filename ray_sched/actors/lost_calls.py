@@ -64,6 +64,7 @@ class LostCalls:
             _adopt(config, self._ledger, part.shards if part is not None else 0, now)
         timeouts_s = limits.lost_call_timeout_s, limits.executor_timeout_s
         doubts = self._doubts = Doubts(self._ledger, now, *timeouts_s)
+        self._unwatched = 0
         self.note, self.gone, self.unsent = self._ledger.add_all, doubts.gone, doubts.unsent
         self.reconnected = doubts.reconnected
 
@@ -91,11 +92,11 @@ class LostCalls:
         self._mailbox.put(lambda now: self._looked_after(done, still_open, now))
 
     def _looked_after(self, done: bool, still_open: list[Doubtful], now: float) -> None:
-        unwatched = self._doubts.unwatched
         self._doubts.looked_after(done, still_open, now)
-        if self._doubts.unwatched > unwatched:
-            lost = self._doubts.unwatched - unwatched
-            log.warning("calls=%d of executors that are gone are open, and will not be looked at again", lost)
+        if self._doubts.unwatched > self._unwatched:
+            lost = self._doubts.unwatched - self._unwatched
+            self._unwatched = self._doubts.unwatched
+            log.warning("calls=%d may be lost, and there is no room to look after them again", lost)
 
 
 def _adopt(config: Config, ledger: Ledger, shards: int, now: float) -> None:

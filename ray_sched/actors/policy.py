@@ -38,7 +38,7 @@ from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
-from ray_sched.core.executor import Address
+from ray_sched.core.executor import MAX_FUNCTIONS, Address
 from ray_sched.core.executors import MAX_TICK_GAP_S, ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
@@ -318,6 +318,7 @@ class PolicyActor:
         """Those of known executors, and of such as can be ones and have room in the table."""
         limits, known = self._config.scheduler, self._table.executors
         believed, new = [], set[Address]()
+        told: dict[Address, int] = {}
         for function, address in locations:
             if address not in known and address not in new:
                 try:
@@ -327,7 +328,9 @@ class PolicyActor:
                 if len(known) + len(new) >= limits.max_executors:
                     continue
                 new.add(address)
-            if len(function) <= limits.max_name_bytes:
+            executor = known.get(address)
+            told[address] = told.get(address, 0 if executor is None else len(executor.functions)) + 1
+            if len(function) <= limits.max_name_bytes and told[address] <= MAX_FUNCTIONS:
                 believed.append((function, address))
         return believed
 

@@ -14,6 +14,9 @@ Address = tuple[str, int]
 BUCKETS = 10
 """How finely the window of recent calls is cut: old ones leave in steps of a tenth of it."""
 
+MAX_FUNCTIONS = 10_000
+"""Functions that an executor may be said to hold, by itself or by others."""
+
 
 class Status(NamedTuple):
     """What a `ThreadStatus` says. A tuple, as thousands may arrive in a second."""

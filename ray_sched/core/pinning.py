@@ -209,7 +209,8 @@ class Pinning(Placing):
         """An executor answered a pin; `name` is `ip:tid/function` where it names itself."""
         address, function = parse_answer_name(name)
         if address is not None:
-            self._named.add(address)
+            if address in self._table.executors:
+                self._named.add(address)
             self._unanswered = [sent for sent in self._unanswered if sent[0] != address]
             for attempt in self._sent:
                 asked = attempt.address == address and not attempt.reserving

@@ -20,7 +20,7 @@ from ray_sched.executor.dependencies import Dependencies
 from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.outbox import Outbox
-from ray_sched.kvs.client import KvsClient
+from ray_sched.kvs.client import MAX_ANSWER_BYTES, KvsClient
 from ray_sched.kvs.lattices import Lattice, MultiCausal
 from ray_sched.last_resort import last_resort
 from ray_sched.logs import fields
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 WRITES: Final = 1000
 """Writes that may be under way before a further one waits for one of them."""
 
+MAX_RESULT_BYTES: Final = MAX_ANSWER_BYTES - 2**20
+"""A larger one no client could read: its connection would be closed, and with it go the results of others."""
 ENDED: Final = "the executor ended while it ran this call"
 NOT_FOUND: Final = ("ERROR", cb.GenericResponse(error=cb.FUNC_NOT_FOUND).SerializeToString())
 """What stands for the result of a function that does not exist; without words, as in the legacy system."""
@@ -56,6 +58,9 @@ class Answers:
 
     def result(self, to: Destination, value: bytes, dependencies: Dependencies, entry: int) -> None:
         """Deliver a serialized `Value`."""
+        if len(value) > MAX_RESULT_BYTES:
+            reason = f"a result of {len(value)} bytes: the limit is {MAX_RESULT_BYTES}; return it in parts"
+            value = dumps(error_value(reason, cb.EXECUTION_ERROR))
         try:
             self._deliver(to, value, dependencies, entry)
         except KvsError as error:  # the client takes no more, or not this key
@@ -69,7 +74,9 @@ class Answers:
                 self._history.result(to, "result sent to {}", to.address)
             except (BadMessageError, NoResourcesError) as error:
                 self._lose(to, error)
-            self._journal.end(entry)
+                self._last_resort(to, f"the result could not be sent: {error}", entry)
+            else:
+                self._journal.end(entry)
         elif to.causal:
             lattice = MultiCausal(*dependencies.of_write(to.key, to.writer), frozenset((value,)))
             self._put(to, to.key, lattice, entry)

@@ -28,7 +28,7 @@ from ray_sched.executor.connections import Connections
 from ray_sched.logs import Complaints
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
-from ray_sched.wire.codec import parse, parse_text
+from ray_sched.wire.codec import check_names, parse, parse_text
 from ray_sched.wire.curve import FROM_EXECUTORS, FROM_GROUP, Keys
 from ray_sched.wire.ports import Layout
 from ray_sched.wire.readiness import Readiness, has_message
@@ -62,11 +62,13 @@ class Receiver:
         *,
         max_message_bytes: int,
         max_control_bytes: int,
+        max_name_bytes: int,
         keys: Keys | None = None,
     ) -> None:
         self.bad_messages = 0
         self.reconnections = 0
         """How often an address that had been connected to a port for calls was connected to it anew."""
+        self._max_name_bytes = max_name_bytes
         self._begin = begin
         self._inbox = inbox
         self._emit = emit
@@ -188,20 +190,31 @@ class Receiver:
 
     def _on_schedule(self, message: bytes) -> None:
         schedule = parse(cb.DagSchedule, message)
+        self._check(message, schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name)
         self._emit(ScheduleArrived(schedule, self._begin(Destination.of_error(schedule))))
 
     def _on_trigger(self, message: bytes) -> None:
-        self._emit(TriggerArrived(parse(cb.DagTrigger, message)))
+        trigger = parse(cb.DagTrigger, message)
+        self._check(message, trigger.id, trigger.target_function, trigger.source)
+        self._emit(TriggerArrived(trigger))
 
     def _on_call(self, message: bytes) -> None:
         call = parse(cb.FunctionCall, message)
+        self._check(message, call.response_key, call.name)
         self._emit(CallArrived(call, self._begin(Destination.of_call(call))))
 
     def _on_pin(self, message: bytes) -> None:
-        self._emit(PinArrived(parse(internal.PinFunction, message)))
+        pin = parse(internal.PinFunction, message)
+        self._check(message, pin.name)
+        self._emit(PinArrived(pin))
 
     def _on_unpin(self, message: bytes) -> None:
         self._emit(UnpinArrived(parse_text("function name", message)))
+
+    def _check(self, message: bytes, *names: str) -> None:
+        """Names and keys are remembered for a while: none may be longer than a scheduler lets pass."""
+        if len(message) > self._max_name_bytes:  # else none in it can be
+            check_names(self._max_name_bytes, *names)
 
     def _on_depart(self, message: bytes) -> None:
         self._emit(DepartArrived())

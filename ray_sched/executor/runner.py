@@ -56,6 +56,7 @@ class Runner:
         reports: Reports,
         layout: Layout,
         scheduler_ips: Sequence[str],
+        max_message_bytes: int,
         reference_timeout_s: float,
         rng: random.Random,
         history: History,
@@ -72,6 +73,7 @@ class Runner:
         self._reports = reports
         self._layout = layout
         self._scheduler_ips = scheduler_ips
+        self._max_message_bytes = max_message_bytes
         self._reference_timeout_s = reference_timeout_s
         self._rng = rng
 
@@ -208,9 +210,15 @@ class Runner:
             continuation = schedule.continuation
             continuation.id = schedule.id
             continuation.result = value
+            message = continuation.SerializeToString()
+            if len(message) > self._max_message_bytes:
+                raise BadMessageError(
+                    f"a continuation of {len(message)} bytes: a scheduler takes {self._max_message_bytes} "
+                    "(scheduler.max_message_bytes); put large results into the key-value store"
+                )
             scheduler = self._rng.choice(self._scheduler_ips)
             self._history.request(request, "{} is done, and DAG {} is called with it", continuation.name)
-            self._outbox.send(tcp(scheduler, CONTINUATION), continuation.SerializeToString())
+            self._outbox.send(tcp(scheduler, CONTINUATION), message)
             self._journal.end(request.entry)
         else:
             self._history.request(request, "{} is done")

@@ -157,6 +157,7 @@ class ExecutorServer:
                 self._on_arrival,
                 max_message_bytes=2 * config.scheduler.max_message_bytes,
                 max_control_bytes=config.scheduler.max_control_bytes,
+                max_name_bytes=config.scheduler.max_name_bytes,
                 keys=keys,
             )
             # Whoever holds the ports holds the journal.
@@ -192,6 +193,7 @@ class ExecutorServer:
             reports=self._reports,
             layout=config.ports,
             scheduler_ips=config.scheduler_ips,
+            max_message_bytes=config.scheduler.max_message_bytes,
             reference_timeout_s=executor.reference_timeout_s,
             rng=random.Random(),
             history=self.history,

@@ -71,6 +71,16 @@ class Reply(NamedTuple):
 OK: Final = Reply(cb.GenericResponse(success=True).SerializeToString())
 
 
+def check_names(limit: int, *names: str) -> None:
+    """Raises BadMessageError for a name, a key or an id of more than `limit` characters: such are remembered
+    for a while, many of them."""
+    longest = max(map(len, names))
+    if longest > limit:
+        raise errors.BadMessageError(
+            f"a name or key of {longest} characters: the limit is {limit} (scheduler.max_name_bytes)"
+        )
+
+
 def accepted(response_id: str) -> bytes:
     """The reply to a call that was placed: a `GenericResponse`, as each call needs one."""
     if not response_id:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -14,8 +13,11 @@ import zmq
 import zmq.backend
 
 from ray_sched.errors import BadMessageError, ConfigError, PortTakenError
+from ray_sched.wire.addresses import ADDRESS, LITERAL_ADDRESS
 from ray_sched.wire.curve import Keys
 
+GIVEN_UP_LINGER_MS: Final = 1000
+"""How long what waits in a socket that makes room for another one may still go out, in milliseconds."""
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
 DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -25,12 +27,6 @@ which make them for each part, cost twice and seven times as much as what is don
 send_part: Final = zmq.backend.Socket.send
 """`send_part(socket, bytes, flags)`: what `socket.send` comes to once it has looked for what no socket here
 has (a routing id, a group), which takes longer than the sending. Raises as it does."""
-_KEY: Final = "(?:/([0-9a-f]{64}))?"
-LITERAL_ADDRESS: Final = re.compile(
-    r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})" + _KEY
-)
-ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})" + _KEY)
-"""Host, port, and the key that an address for answers names where CURVE is used (see `curve`)."""
 
 
 def receive(socket: zmq.Socket[bytes], *first: bytes) -> list[bytes]:
@@ -170,7 +166,7 @@ class PushSockets:
 
     def _give_up_oldest(self) -> None:
         if self._sockets:
-            self._sockets.popitem(last=False)[1][0].close(0)
+            self._sockets.popitem(last=False)[1][0].close(GIVEN_UP_LINGER_MS)
 
 
 def bind_pull(

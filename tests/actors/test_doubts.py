@@ -184,6 +184,16 @@ def test_no_more_open_calls_are_kept_than_there_is_room_for(ingress: Ingress) ->
     assert doubts.unwatched == 2
 
 
+def test_calls_that_went_nowhere_and_have_no_room_are_counted(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_sched.actors.doubts.MAX_UNSENT", 2)
+    doubts = ingress.start(100.0)
+    for number in range(5):
+        doubts.unsent(to(f"{number}"))
+    assert doubts.unwatched == 3
+
+
 def test_of_an_executor_that_was_cut_off_the_latest_calls_are_due(ingress: Ingress) -> None:
     doubts = ingress.start(100.0)
     # It may have told so before, in a status that was lost: whoever is silent for longer is gone.

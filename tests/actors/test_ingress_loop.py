@@ -195,6 +195,63 @@ def test_a_continuation_whose_result_is_no_value_ends_nobody(ingress: Setting) -
     ingress.alive()
 
 
+LONG = "n" * (CONFIG.scheduler.max_name_bytes + 1)
+
+
+@pytest.mark.parametrize(
+    ("port", "request_"),
+    [
+        (ports.FUNCTION_CALL, cb.FunctionCall(name=LONG)),
+        (ports.FUNCTION_CALL, cb.FunctionCall(name="f", response_key=LONG)),
+        (ports.DAG_CALL, cb.DagCall(name=LONG)),
+        (ports.DAG_CALL, cb.DagCall(name="d", output_key=LONG)),
+        (ports.DAG_CALL, cb.DagCall(name="d", continuation=cb.Continuation(name=LONG))),
+        (ports.DAG_CALL, cb.DagCall(name="d", continuation=cb.Continuation(call=cb.DagCall(name=LONG)))),
+    ],
+)
+def test_a_name_that_is_too_long_is_refused_and_not_remembered(
+    ingress: Setting, port: int, request_: cb.FunctionCall | cb.DagCall
+) -> None:
+    ingress.lease()
+    reply, reason = ingress.ask(port, request_.SerializeToString(), WANTS_REASON)
+    assert cb.GenericResponse.FromString(reply).error == cb.EXECUTION_ERROR
+    assert b"1025 characters: the limit is 1024 (scheduler.max_name_bytes)" in reason
+    assert ingress.loop.why(LONG).told == ()
+
+
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("address", ["tcp://client.example:6460", "tcp://127.0.0.1:70000", "ipc:///tmp/x"])
+def test_an_address_that_no_result_could_be_sent_to_is_refused(
+    ingress: Setting, address: str, continued: bool
+) -> None:
+    ingress.lease()
+    call = cb.DagCall(name="d", response_address=address)
+    if continued:
+        call = cb.DagCall(name="d", continuation=cb.Continuation(name="d", call=call))
+    reply, reason = ingress.ask(ports.DAG_CALL, call.SerializeToString(), WANTS_REASON)
+    assert cb.GenericResponse.FromString(reply).error == cb.EXECUTION_ERROR
+    assert reason.decode().startswith(f"results cannot be sent to {address!r}: give an address like tcp://")
+
+
+def test_a_status_that_names_a_function_of_too_long_a_name_is_dropped(ingress: Setting) -> None:
+    status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=True, functions=["f", LONG])
+    ingress.push(ports.STATUS, status.SerializeToString())
+    ingress.counted(f"dropped_port_{ports.STATUS}")
+    assert executors(ingress) == 0
+
+
+@pytest.mark.parametrize("port", [ports.CALL_QUEUE, ports.CONTINUATION])
+def test_what_is_handed_on_unheard_can_be_asked_for(ingress: Setting, port: int) -> None:
+    if port == ports.CALL_QUEUE:
+        message: cb.FunctionCall | cb.Continuation = cb.FunctionCall(name="f", response_key="id")
+    else:
+        message = cb.Continuation(name="f", id="id")
+    ingress.push(port, message.SerializeToString())
+    ingress.counted("forwarded")
+    ((_, told),) = ingress.loop.why("id").told
+    assert told == "the Scheduler was asked to decide a call of f: no valid lease here"
+
+
 @pytest.mark.parametrize("port", [ports.CALL_QUEUE, ports.CONTINUATION])
 def test_what_nobody_hears_a_refusal_of_is_looked_after(
     port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -17,7 +17,7 @@ from ray_sched.core.dispatch import SCHEDULE, TRIGGER
 from ray_sched.core.executor import Address, Executor
 from ray_sched.wire import ports
 from ray_sched.wire.ports import CLASSIC, tcp
-from ray_sched.wire.sockets import batching_context
+from ray_sched.wire.sockets import PushSockets, batching_context
 
 HOST = "127.0.12.11"
 WAIT_MS = 10_000
@@ -159,3 +159,17 @@ def test_where_that_is_forbidden_it_is_as_any_other(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     with io_thread() as thread:
         assert os.sched_getscheduler(thread) == os.SCHED_OTHER
+
+
+def test_who_makes_room_for_another_address_still_sends_what_it_took(setting: Setting) -> None:
+    sink = setting.context.socket(zmq.PULL)
+    sink.rcvtimeo = WAIT_MS
+    setting.sockets.append(sink)
+    addresses = [tcp(HOST, 7000 + number) for number in range(40)]
+    for address in addresses:
+        sink.bind(address)
+    few = PushSockets(setting.context, 4)
+    for address in addresses:
+        assert few.send(address, address.encode())
+    assert {sink.recv().decode() for _ in addresses} == set(addresses)
+    few.close()

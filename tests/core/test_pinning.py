@@ -911,3 +911,10 @@ def test_lost_pins_go_before_new_dags_that_wait() -> None:
     assert c.later(1.0) == []  # it waits for the process that follows
     c.create("new", "g")
     assert sent(c.status(A)).function == "f"
+
+
+def test_answers_of_those_whom_nobody_knows_are_not_kept() -> None:
+    c = Cluster(A)
+    for number in range(1000):
+        c.answer(True, SendPin(("10.9.9.9", number), "f", False))
+    assert c.pinning._named == set()

@@ -37,6 +37,7 @@ class Heard:
             self.events.append,
             max_message_bytes=100_000,
             max_control_bytes=1_000,
+            max_name_bytes=100,
         )
 
     def note(self, destination: Destination) -> int:
