@@ -54,14 +54,11 @@ def play(target: Target, story: Story) -> None:
 
 
 def test_what_failed_once_is_sent_again(target: Target) -> None:
-    for file in sorted(CORPUS.glob(f"{target.name}-*.json")):
-        kept = json.loads(file.read_text())
-        for place, frames in kept["story"]:
-            target.send(target.ports[place], [bytes.fromhex(frame) for frame in frames])
+    for name, fault, story in kept_in(CORPUS, target):
         try:
-            target.check()
+            play(target, story)
         except AssertionError as error:
-            raise AssertionError(f"{file.name}: {kept['fault']}") from error
+            raise AssertionError(f"{name}: {fault}") from error
 
 
 @pytest.mark.timeout(120 + 10 * SECONDS)
@@ -89,17 +86,35 @@ def test_any_bytes_at_any_port(target: Target) -> None:
         try:
             fuzz()
         except BaseException as error:
-            keep(target, failed, error, number)
+            keep(CORPUS, target, failed, f"seed {number}: {type(error).__name__}: {error}"[:500])
             raise
         if time.monotonic() > end:
             return
 
 
-def keep(target: Target, failed: list[Story], error: BaseException, number: int) -> None:
+def keep(folder: Path, target: Target, failed: list[Story], fault: str) -> None:
     """Write the input down; ports by their place among the target's, since some differ by start."""
+    folder.mkdir(exist_ok=True)
     for story in failed:
         places = [(target.ports.index(port), [frame.hex() for frame in frames]) for port, frames in story]
-        fault = f"seed {number}: {type(error).__name__}: {error}"[:500]
         text = json.dumps({"fault": fault, "story": places}, indent=1)
         name = hashlib.sha256(text.encode()).hexdigest()[:8]
-        (CORPUS / f"{target.name}-{name}.json").write_text(text + "\n")
+        (folder / f"{target.name}-{name}.json").write_text(text + "\n")
+
+
+def kept_in(folder: Path, target: Target) -> Iterator[tuple[str, str, Story]]:
+    """Of each file that is kept for this target: its name, the fault, and the input."""
+    for file in sorted(folder.glob(f"{target.name}-*.json")):
+        kept = json.loads(file.read_text())
+        story = [
+            (target.ports[place], [bytes.fromhex(frame) for frame in frames])
+            for place, frames in kept["story"]
+        ]
+        yield file.name, kept["fault"], story
+
+
+def test_what_fails_is_kept_and_found_again(target: Target, tmp_path: Path) -> None:
+    story: Story = [(target.ports[-1], [b"\xff", b""]), (target.ports[0], [b""])]
+    keep(tmp_path / "corpus", target, [story], "a fault")
+    ((_, fault, found),) = kept_in(tmp_path / "corpus", target)
+    assert (fault, found) == ("a fault", story)
