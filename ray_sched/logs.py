@@ -79,9 +79,9 @@ def teller(log: logging.Logger, level: int) -> Callable[[Entry], None] | None:
     def tell(entry: Entry) -> None:
         names = [name for name in dict.fromkeys(entry.names) if name]
         said = fields(id=names[0] if names else "", about=",".join(names[1:]))
-        log.log(
-            level, "%s", entry.what.format(*entry.facts), extra={**said, "cause": (entry.what, entry.names)}
-        )
+        # What ends with a reason was refused or failed: a flood of that comes under ever new names.
+        cause = entry.what if entry.what.endswith(": {}") else (entry.what, entry.names)
+        log.log(level, "%s", entry.what.format(*entry.facts), extra={**said, "cause": cause})
 
     return tell
 

@@ -98,3 +98,14 @@ def test_what_a_ring_notes_is_logged_with_its_names(output: io.StringIO) -> None
     ring.note(1.0, ("line", "", "f", "line"), "pin of {} is lost", "f")
     told = json.loads(output.getvalue())
     assert (told["msg"], told["id"], told["about"]) == ("pin of f is lost", "line", "f")
+
+
+def test_a_flood_of_refusals_under_ever_new_names_is_a_few_lines(output: io.StringIO) -> None:
+    ring = Ring(10)
+    ring.heard = logs.teller(configured(output, "json"), logging.INFO)
+    for number in range(100):
+        ring.note(1.0, (f"d{number}",), "DAG {} was not created: {}", f"d{number}", "why")
+        ring.note(1.0, (f"f{number}",), "function {} is registered", f"f{number}")
+    said = [json.loads(line)["msg"] for line in output.getvalue().splitlines()]
+    assert sum("was not created" in line for line in said) == logs.BURST
+    assert sum("is registered" in line for line in said) == 100

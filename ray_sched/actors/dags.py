@@ -239,6 +239,8 @@ class Dags:
         self._policy.tell("reconcile", dags, creating, as_of)
 
     def _note(self, name: str, what: str, *facts: object) -> None:
+        # What is remembered and logged is short, however long the name of what was refused.
+        name = name[: self._scheduler.max_name_bytes]
         self._story.note(time.monotonic(), (name,), what, name, *facts)
 
     def _wait_recovered(self) -> None:

@@ -86,6 +86,11 @@ class SchedulerActor:
         "api": 64,
     }
 
+    @classmethod
+    def concurrency_groups(cls, config: Config) -> dict[str, int]:
+        """Instead of `CONCURRENCY_GROUPS`, where the configuration has a word in it."""
+        return {**cls.CONCURRENCY_GROUPS, "api": config.scheduler.api_threads}
+
     def __init__(self, config: Config) -> None:
         prepare_process(config, "scheduler")
         self._config = config

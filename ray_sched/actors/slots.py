@@ -55,7 +55,8 @@ def start_actor(cls: str, name: str, options: Mapping[str, Any], args: tuple[Any
     """
     module, _, attribute = cls.partition(":")
     plain = getattr(importlib.import_module(module), attribute)
-    groups = getattr(plain, "CONCURRENCY_GROUPS", {})
+    configured = getattr(plain, "concurrency_groups", None)
+    groups = configured(args[0]) if configured else getattr(plain, "CONCURRENCY_GROUPS", {})
     if local_mode.is_on():
         plain = local_mode.adapted(plain, name, groups)
     remote = ray.remote(concurrency_groups=groups)(plain) if groups else ray.remote(plain)

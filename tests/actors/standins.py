@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 
@@ -59,7 +59,10 @@ class Policy(StandIn):
 
 class Scheduler(StandIn):
     role = names.SCHEDULER
-    CONCURRENCY_GROUPS: ClassVar[dict[str, int]] = {"slow": 2}
+
+    @classmethod
+    def concurrency_groups(cls, config: Config) -> dict[str, int]:
+        return {"slow": config.scheduler.api_threads}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

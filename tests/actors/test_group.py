@@ -92,8 +92,8 @@ def test_a_second_group_of_the_name_is_refused_and_the_first_lives_on(config: Co
         group.stop(timeout_s=20)
 
 
-def test_a_class_may_have_concurrency_groups(config: Config) -> None:
-    config = config.replace(**{"executor.count": 0})
+def test_a_class_may_have_concurrency_groups_as_is_configured(config: Config) -> None:
+    config = config.replace(**{"executor.count": 0, "scheduler.api_threads": 2})
     group = Group.start(config, parts=standins.parts())
     try:
         scheduler = names.find(config.group_name, names.SCHEDULER)

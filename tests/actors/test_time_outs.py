@@ -96,6 +96,21 @@ def executor(actors: Actors, pusher: Pusher) -> Iterator[PlayedExecutor]:
         eventually(lambda: not known(), "the executor is gone")
 
 
+def test_what_needs_no_store_is_answered_while_it_is_silent(
+    client: LegacyClient, executor: PlayedExecutor, anna: PlayedAnna
+) -> None:
+    assert client.create_dag("dag", [FUNCTION]).success
+    anna.silent = True
+    try:
+        assert client.connect()
+        assert FUNCTION in client.list()
+        assert client.call_dag("dag").success
+        assert client.call(FUNCTION).success
+    finally:
+        anna.silent = False
+    assert client.delete_dag("dag").success
+
+
 def test_a_store_that_falls_silent_when_all_is_pinned_gets_the_pins_given_back(
     client: LegacyClient, executor: PlayedExecutor, anna: PlayedAnna
 ) -> None:
