@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from ray_sched.core.asked import ASKED_KEPT
 from ray_sched.core.executor import Address
 
 SHRINK_AT_BYTES: Final = 1 << 20
@@ -33,6 +34,8 @@ class PinRecord:
         if (address, function) not in self.asked:
             self.asked[address, function] = None
             self._append(_line(address, function, True))
+            if len(self.asked) > ASKED_KEPT:  # which are remembered without this file, too
+                self.discard(*next(iter(self.asked)))
 
     def discard(self, address: Address, function: str) -> None:
         """The executor does not have it."""

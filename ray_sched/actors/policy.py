@@ -39,7 +39,7 @@ from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executor import MAX_FUNCTIONS, Address
-from ray_sched.core.executors import MAX_TICK_GAP_S, ExecutorTable
+from ray_sched.core.executors import DEPARTED_KEPT, MAX_TICK_GAP_S, ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
 from ray_sched.core.replication import Publisher, Update
@@ -404,6 +404,8 @@ class PolicyActor:
         with self._lock:
             now = time.monotonic()
             self._died[address] = now
+            if len(self._died) > DEPARTED_KEPT:
+                del self._died[next(iter(self._died))]
             if address in self._table.executors:
                 forget = self._table.died if returns else self._table.remove
                 forget(address, seq_at(now))

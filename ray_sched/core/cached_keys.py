@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
+
+MAX_KEYS = 100_000
+"""Keys of one address that are remembered: who has more tells so in vain."""
 
 
 class CachedKeys:
@@ -21,7 +25,7 @@ class CachedKeys:
 
     def set(self, ip: str, keys: Iterable[str]) -> None:
         """These are all keys that are cached at an IP address."""
-        new = frozenset(keys)
+        new = frozenset(islice(keys, MAX_KEYS))
         old = self._keys.get(ip, frozenset())
         if new == old:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import Any, Final
@@ -29,6 +30,10 @@ from ray_sched.wire import cloudburst_pb2 as cb
 
 logger = logging.getLogger(__name__)
 
+MAX_AGAIN: Final = 100_000
+"""Writes that failed and wait to be made again."""
+PAUSE_S: Final = 0.05
+"""Before the next result, where very many wait for a store that refuses each at once."""
 WRITES: Final = 1000
 """Writes that may be under way before a further one waits for one of them."""
 
@@ -143,9 +148,19 @@ class Answers:
         self._writes.add(write)
         write.add_done_callback(on_done)
         if len(self._writes) + len(self._again) > WRITES:
-            concurrent.futures.wait(
-                self._writes.copy(), self._write_timeout_s, concurrent.futures.FIRST_COMPLETED
-            )
+            self._wait_for_one()
+
+    def _wait_for_one(self) -> None:
+        writes = self._writes.copy()
+        if writes:
+            concurrent.futures.wait(writes, self._write_timeout_s, concurrent.futures.FIRST_COMPLETED)
+        elif self._again:  # all failed at once
+            time.sleep(PAUSE_S)
+        if len(self._again) > MAX_AGAIN:
+            to, *_ = self._again.popleft()
+            self._lose(
+                to, NoResourcesError("too many results wait for the store")
+            )  # the next process answers
 
     def try_again(self) -> None:
         """Make the writes again that the key-value store did not answer."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ray_sched.actors.pin_record import PinRecord
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
@@ -45,3 +47,12 @@ def test_a_closed_one_leaves_nothing(tmp_path: Path) -> None:
     record.close()
     record.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_no_more_is_remembered_than_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_sched.actors.pin_record.ASKED_KEPT", 2)
+    record = PinRecord(tmp_path / "pins")
+    for name in "abc":
+        record.add(A, name)
+    assert list(record.asked) == [(A, "b"), (A, "c")]
+    assert list(PinRecord(tmp_path / "pins").asked) == [(A, "b"), (A, "c")]

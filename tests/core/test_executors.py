@@ -563,3 +563,10 @@ def test_what_the_authority_may_never_have_heard_the_next_status_tells_again() -
     assert copy.executors[A].functions == {"f"}
     assert copy.on_status(Status(*A, ("f",)), 105.0, seq=11)
     assert not copy.on_status(Status(*A, ("f",)), 110.0, seq=12)
+
+
+def test_no_address_has_more_cached_keys_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_sched.core.cached_keys.MAX_KEYS", 3)
+    t = table()
+    t.cached_keys.set("10.0.0.1", (f"k{number}" for number in range(10)))
+    assert len(t.cached_keys) == 3

@@ -110,3 +110,22 @@ def test_a_result_that_is_too_large_to_be_read_is_an_error_value(
         answers.flush(WAIT_S)
         text, _ = loads(reader.get_bytes("key") or b"")
         assert text.startswith("ERROR: a result of ") and "the limit is 1000; return it in parts" in text
+
+
+def test_of_more_results_than_can_wait_for_a_store_the_oldest_are_left_to_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WRITES", 2), ("MAX_AGAIN", 5), ("PAUSE_S", 0.001)):
+        monkeypatch.setattr(answers_module, name, value)
+    journal, outbox = Journal(tmp_path / "journal"), Outbox(zmq.Context.instance())
+    with KvsClient(IP, IP, timeout_s=0.01, retries=0) as kvs:  # nobody is there
+        answers = Answers(kvs, outbox, journal, 1.0, History(10))
+        for number in range(20):
+            to = Destination(f"{number}", "", f"{number}", False, "base", False)
+            answers.result(to, dumps(number), Dependencies(), journal.begin(to))
+        assert answers.lost > 0
+        assert len(answers._again) <= 6
+        assert len(journal.open_calls()) == 20
+        answers.flush(WAIT_S)
+    outbox.close(0)
+    journal.close()
