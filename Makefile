@@ -15,6 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Else the folder of a clone, `ray_sched`, is taken for the package by whoever works beside it.
+EDITABLE := --config-settings editable_mode=compat
 
 LOCAL_VENV := .venv-ray253
 LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py
@@ -86,23 +88,23 @@ clean:
 		$(PYTHON) -m pip --python $@ install --quiet pip; }
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable ".[dev]"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable ".[bench]"
 	@touch $@
 
 $(LOCAL_VENV)/.installed: pyproject.toml | $(LOCAL_VENV)/bin/python
-	$(LOCAL_VENV)/bin/python -m pip install --quiet "ray==2.53.*" --editable ".[test]"
+	$(LOCAL_VENV)/bin/python -m pip install --quiet $(EDITABLE) "ray==2.53.*" --editable ".[test]"
 	@touch $@
 
 $(METRICS_VENV)/.installed: pyproject.toml | $(METRICS_VENV)/bin/python
-	$(METRICS_VENV)/bin/python -m pip install --quiet "ray[default]" --editable ".[test]"
+	$(METRICS_VENV)/bin/python -m pip install --quiet $(EDITABLE) "ray[default]" --editable ".[test]"
 	@touch $@
 
 $(PROTO_VENV)/.installed: | $(PROTO_VENV)/bin/python

@@ -203,9 +203,10 @@ class Client:
                 self._request(ports.DAG_CREATE, raw, f"register DAG {name!r}", timeout_s, InvalidDagError)
                 return
             except NoResourcesError:
-                if time.monotonic() + AGAIN_S > until:
+                left_s = until - time.monotonic()
+                if left_s <= 0:
                     raise
-            time.sleep(AGAIN_S)
+            time.sleep(min(AGAIN_S, left_s))
 
     def call_dag(
         self,
@@ -229,6 +230,10 @@ class Client:
             NoSuchDagError: no DAG of that name exists.
             NoResourcesError: no executor can take it now, or too many direct responses are waited for.
         """
+        if direct_response and output_key:
+            raise BadMessageError(
+                f"DAG {name!r}: a direct response is stored nowhere; leave out output_key or direct_response"
+            )
         pending = self._responses.lease() if direct_response else None
         try:
             call = build_dag_call(
@@ -247,7 +252,7 @@ class Client:
             if pending:
                 pending.cancel()
             raise
-        return Future(f"DAG {name!r}", response.response_id, self._kvs, pending)
+        return Future(f"DAG {name!r}", response.response_id, self._kvs, pending, self._requester.host)
 
     def delete_dag(self, name: str, *, timeout_s: float = 60.0) -> None:
         """Remove a DAG and unpin its functions. Raises NoSuchDagError."""
@@ -303,7 +308,7 @@ class Client:
         response = self._request(
             ports.FUNCTION_CALL, call.SerializeToString(), f"call function {name!r}", timeout_s
         )
-        return Future(f"function {name!r}", response.response_id, self._kvs, None)
+        return Future(f"function {name!r}", response.response_id, self._kvs, None, self._requester.host)
 
     def _request(
         self,

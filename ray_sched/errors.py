@@ -93,3 +93,18 @@ class KeyMissingError(KvsError, LookupError):
 
 class LatticeMismatchError(KvsError, TypeError):
     """The key holds another lattice type than the one that was written."""
+
+
+def why_command(id: str, host: str) -> str:
+    """What tells the story of a call."""
+    return f"ray-sched why {id}" + (f" --host {host}" if host not in ("", "127.0.0.1") else "")
+
+
+def failed(what: str, error: RefusedError, why: str) -> RefusedError:
+    """An error value's exception as a caller hears it: with what failed, and the command that tells where.
+    Some error values have no words."""
+    words = str(error)
+    if not words and isinstance(error, FunctionNotFoundError):
+        words = "no such function is registered: register it first"
+    hint = f" (where: {why})" if isinstance(error, ExecutionError) else ""
+    return type(error)(f"{what} failed: {words or type(error).__name__}{hint}")

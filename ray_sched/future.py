@@ -7,7 +7,7 @@ import time
 import weakref
 from typing import Any, Final
 
-from ray_sched.errors import BadMessageError, TimedOutError
+from ray_sched.errors import BadMessageError, TimedOutError, failed, why_command
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import (
     LWW,
@@ -33,8 +33,12 @@ at once where the call is older: who waits for many lost ones does not wait so l
 class Future:
     """The result of a call, which may not be there yet. As an argument of another call it is a reference."""
 
-    def __init__(self, what: str, id: str, kvs: KvsClient, pending: PendingResponse | None) -> None:
+    def __init__(
+        self, what: str, id: str, kvs: KvsClient, pending: PendingResponse | None, host: str = ""
+    ) -> None:
+        """`host` is the scheduler's, for what errors advise."""
         self._what = what
+        self._why = why_command(id, host)
         self.id = id
         """The call's id."""
         self.key = None if pending else id
@@ -64,7 +68,7 @@ class Future:
             raise BadMessageError(f"the result of {self._what} cannot be read: {error}") from error
         failure = as_error(result)
         if failure is not None:
-            raise type(failure)(f"{self._what} failed: {failure}")
+            raise failed(self._what, failure, self._why)
         return result
 
     def done(self, timeout_s: float = 1.0) -> bool:
@@ -127,7 +131,7 @@ class Future:
     def _timed_out(self, timeout_s: float, state: str) -> TimedOutError:
         return TimedOutError(
             f"no result of {self._what} {state} within {timeout_s:g} s: wait longer, or see what "
-            f"became of it: ray-sched why {self.id}"
+            f"became of it: {self._why}"
         )
 
 

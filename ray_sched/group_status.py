@@ -38,7 +38,9 @@ def attached(config: Config) -> Iterator[Group]:
     host, ray_address = config.host, config.ray_address
     entry = running.find(host)
     if not ray_address and entry is None:
-        raise NotRunningError(f"no scheduler group of this user runs on {host}; start one with: ray-sched up")
+        raise NotRunningError(
+            f"no scheduler group of this user runs on {host}; start one with: ray-sched up --host {host}"
+        )
     if not ray_address and entry is not None and not entry.ray_address:
         raise NotRunningError(
             f"the scheduler group on {host} is still being started; try again in some seconds"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -51,6 +52,16 @@ def build_function(function: Any, name: str) -> cb.Function:
         body = (cls, given if isinstance(given, tuple) else (given,))
     elif not callable(function):
         raise BadMessageError(f"function {name!r}: a {type(function).__name__} cannot be called")
+    elif isinstance(function, type) and callable(getattr(function, "run", None)):
+        raise BadMessageError(
+            f"function {name!r}: register a class with a `run` method as (class, its arguments)"
+        )
+    elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise BadMessageError(
+            f"function {name!r}: an async function gives no result here: use asyncio.run within a function"
+        )
+    elif inspect.isgeneratorfunction(function):
+        raise BadMessageError(f"function {name!r}: a generator's result cannot be sent: return a list")
     try:
         return cb.Function(name=name, body=dumps(body))
     except Exception as error:
@@ -132,6 +143,10 @@ def build_dag_call(
     for function, given in args.items():
         check_name(f"DAG {name!r}: a function", function)
         call.function_args[function].CopyFrom(_arguments(f"DAG {name!r}, function {function!r}", given))
+    if continuation is not None and not isinstance(continuation, Continuation):
+        raise BadMessageError(
+            f"DAG {name!r}: {continuation!r} is no Continuation: give Continuation(dag, args)"
+        )
     if continuation is not None:
         call.continuation.name = continuation.name
         call.continuation.call.CopyFrom(

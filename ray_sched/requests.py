@@ -8,6 +8,7 @@ that a late reply meets nobody.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Final
@@ -33,6 +34,7 @@ class Requester:
         self._lock = threading.Lock()
         self._idle: dict[int, list[zmq.Socket[bytes]]] = {}
         self._closed = False
+        self._pid = os.getpid()
         self._ending = threading.Thread(target=self._context.term, name="requester-end", daemon=True)
 
     def ask(self, port: int, parts: list[bytes], what: str, *, timeout_s: float) -> list[bytes]:
@@ -64,6 +66,8 @@ class Requester:
         self._ending.join(timeout_s)
 
     def _ask(self, port: int, parts: list[bytes], what: str, timeout_s: float, tries: int) -> list[bytes]:
+        if os.getpid() != self._pid:
+            raise NotRunningError(f"{what}: a client does not outlive a fork: connect in the new process")
         sockets: list[zmq.Socket[bytes]] = []
         poller = zmq.Poller()
         started = time.monotonic()

@@ -86,7 +86,13 @@ def _unpickle(body: bytes) -> Any:
     except Exception as error:
         # Bytes that only look like a pickle at first fail in many ways; a whole one that fails is one.
         if body[:1] == b"\x80" and body[-1:] == b".":
+            hint = ""
+            if isinstance(error, ModuleNotFoundError):
+                hint = (
+                    "; make the module importable here (PYTHONPATH where the executors are started), or have "
+                    "it pickled by value (cloudpickle.register_pickle_by_value)"
+                )
             raise BadMessageError(
-                f"a pickled value does not load here: {type(error).__name__}: {error}"
+                f"a pickled value does not load here: {type(error).__name__}: {error}{hint}"
             ) from error
         return body

@@ -104,13 +104,14 @@ class Leasing:
         """Seconds since the Policy's last word."""
         return self._replica.age_s(now)
 
-    def _may_lease(self, now: float) -> bool:
+    def may_decide(self, now: float) -> bool:
+        """Whether calls can be decided, here and under a lease."""
         return self._recovered.is_set() and self.is_fresh(now)
 
     def check_may_decide(self, now: float) -> None:
-        """Raise NoResourcesError where calls cannot be decided (yet)."""
-        if not self._may_lease(now):
-            raise NoResourcesError("the scheduler does not know the executors (yet): try again")
+        """Raise NoResourcesError where calls cannot be decided now."""
+        if not self.may_decide(now):
+            raise NoResourcesError("the scheduler does not know how the executors are just now: try again")
 
     # --- what the ingresses are told ---
 
@@ -122,7 +123,7 @@ class Leasing:
         """For an ingress that starts or missed something; None while nothing may be leased."""
         now = time.monotonic()
         with self._lock:
-            return self._publisher.whole(now) if self._may_lease(now) else None
+            return self._publisher.whole(now) if self.may_decide(now) else None
 
     def publish(self, *, heartbeat: bool = False) -> None:
         """Tell the ingresses what changed, and (as a heartbeat: though nothing did) renew their leases.
@@ -132,7 +133,7 @@ class Leasing:
         now = time.monotonic()
         with self._lock:
             has_news = heartbeat or self._publisher.has_changes()
-            if has_news and self._may_lease(now) and self._ingresses.has_room():
+            if has_news and self.may_decide(now) and self._ingresses.has_room():
                 self._ingresses.tell(self._publisher.next_update(now))
 
     def publish_and_wait(self) -> None:
@@ -150,4 +151,4 @@ class Leasing:
     def _ask_ingresses(self) -> Sequence[Future[Any]]:
         now = time.monotonic()
         with self._lock:
-            return self._ingresses.ask(self._publisher.next_update(now)) if self._may_lease(now) else ()
+            return self._ingresses.ask(self._publisher.next_update(now)) if self.may_decide(now) else ()

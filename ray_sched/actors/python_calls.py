@@ -14,10 +14,10 @@ from typing import Any, Final
 from ray_sched import values
 from ray_sched.config import Config
 from ray_sched.core.results import error_in
-from ray_sched.errors import KeyMissingError, RaySchedError, TimedOutError
+from ray_sched.errors import KeyMissingError, RaySchedError, TimedOutError, failed, why_command
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, Lattice, MultiCausal, SingleCausal
-from ray_sched.messages import build_call, build_dag_call
+from ray_sched.messages import build_call, build_dag_call, check_name
 from ray_sched.responses import ResponsePool
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
@@ -42,6 +42,7 @@ class RemoteValue:
 
 class PythonCalls:
     def __init__(self, config: Config, kvs: KvsClient, place: Place) -> None:
+        self._host = config.host
         self._timeout_s = config.scheduler.result_timeout_s
         self._kvs = kvs
         self._place = place
@@ -61,13 +62,13 @@ class PythonCalls:
         while True:
             lattice = self._kvs.get(key)
             if lattice is not None:
-                return result_of(payload_of(lattice))
+                return result_of(payload_of(lattice), f"function {name!r}", why_command(key, self._host))
             if failures:
                 raise failures[0]
             if time.monotonic() >= deadline:
                 raise TimedOutError(
                     f"no result of {name!r} within {timeout_s or self._timeout_s:g} s: see what became "
-                    f"of it: ray-sched why {key}"
+                    f"of it: {why_command(key, self._host)}"
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
@@ -77,19 +78,22 @@ class PythonCalls:
         response = self._responses.lease()
         try:
             self._place(build_dag_call(name, args, response_address=response.address), response.fail)
-            return result_of(response.wait(timeout_s or self._timeout_s))
+            why = why_command(name, self._host)
+            return result_of(response.wait(timeout_s or self._timeout_s), f"DAG {name!r}", why)
         except BaseException:
             response.cancel()
             raise
 
     def get(self, key: str) -> RemoteValue:
-        """A key's value. Raises KeyMissingError, KvsError, TimedOutError."""
+        """A key's value. Raises KeyMissingError, BadMessageError, KvsError, TimedOutError."""
+        check_name("a key", key)
         lattice = self._kvs.get(key)
         if lattice is None:
             raise KeyMissingError(f"the key-value store has no key {key!r}")
         return RemoteValue(payload_of(lattice))
 
     def put(self, key: str, value: Any) -> None:
+        check_name("a key", key)
         self._kvs.put_bytes(key, values.dumps(value))
 
     def close(self) -> None:
@@ -107,9 +111,10 @@ def payload_of(lattice: Lattice) -> bytes:
     )
 
 
-def result_of(raw: bytes) -> RemoteValue:
-    """A call's result. Raises the exception that an error value stands for."""
+def result_of(raw: bytes, what: str, why: str) -> RemoteValue:
+    """The result of a call of `what`. Raises the exception that an error value stands for, with `why` as the
+    command that tells where it was raised."""
     error = error_in(parse(cb.Value, raw))
     if error is not None:
-        raise error
+        raise failed(what, error, why)
     return RemoteValue(raw)

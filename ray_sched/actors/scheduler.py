@@ -44,6 +44,7 @@ from ray_sched.core.registry import Registry
 from ray_sched.core.replication import Update
 from ray_sched.errors import (
     BadMessageError,
+    InvalidDagError,
     NoResourcesError,
     RaySchedError,
 )
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 AGAIN_S: Final = 0.5
+FRESH_PAUSE_S: Final = 0.05
 """After which a DAG that found no room is tried again, where its creator waits."""
 FRESH_S: Final = 5.0
 """How long what needs to know the executors waits for the Policy to tell them."""
@@ -406,6 +408,11 @@ class SchedulerActor:
         TimedOutError.
         """
         dag = build_dag(name, functions, connections, colocated)
+        if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 0:
+            raise InvalidDagError(
+                f"DAG {name!r}: num_replicas = {num_replicas!r} is not allowed; give a whole number, 0 for "
+                "scheduler.num_replicas"
+            )
         until = time.monotonic() + timeout_s
         with self._counting_refusals():
             while True:
@@ -413,7 +420,8 @@ class SchedulerActor:
                     self._dags.create(dag, num_replicas)
                     return name
                 except NoResourcesError:
-                    if time.monotonic() + AGAIN_S > until or self._stopping.wait(AGAIN_S):
+                    left_s = until - time.monotonic()
+                    if left_s <= 0 or self._stopping.wait(min(AGAIN_S, left_s)):
                         raise
 
     @ray.method(concurrency_group="api")
@@ -456,6 +464,7 @@ class SchedulerActor:
         self._python.put(key, value)
 
     def _place(self, call: cb.FunctionCall | cb.DagCall, failed: Callable[[BaseException], None]) -> None:
+        self._await_lease()
         now = time.monotonic()
         with self._lock, self._counting_refusals():
             self._counts["python"] += 1
@@ -472,6 +481,13 @@ class SchedulerActor:
                 failed(NoResourcesError(f"the ingress is not there to send the call, try again: {error}"))
 
         self._ingresses.front.ask("send", sends).add_done_callback(sent)
+
+    def _await_lease(self) -> None:
+        """Calls that come in hundreds may keep this process from hearing the Policy in time."""
+        until = time.monotonic() + self._config.scheduler.lease_s
+        while (now := time.monotonic()) < until and not self._leasing.may_decide(now):
+            if self._stopping.wait(FRESH_PAUSE_S):
+                return
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:

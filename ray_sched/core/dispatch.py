@@ -99,7 +99,8 @@ class Dispatcher:
             executor = self._policy.pick(candidates, Request(name, references), self._table, self._rng)
         if executor is None:
             seen = (len(candidates.available.items), len(candidates.overloaded.items))
-            refused = f"no free executor for {name!r}: try again, or add executors"
+            busy = f" ({seen[1]} are overloaded: policy.max_recent_calls, max_utilization)" if seen[1] else ""
+            refused = f"no free executor for {name!r}{busy}: try again, or add executors"
             self._remember((now, key, "", name, (name,), (), seen, refused))
             raise NoResourcesError(refused)
         if not key:
@@ -120,7 +121,9 @@ class Dispatcher:
         """
         plan = self._plans.get(call.name)
         if plan is None:
-            raise NoSuchDagError(f"no DAG {call.name!r} exists: create it first, or look at the list of DAGs")
+            raise NoSuchDagError(
+                f"no DAG {call.name!r} exists: create it first; ray-sched status lists the DAGs"
+            )
         call_id = call_id or self.new_id()
         # What this call adds to every function's schedule, serialized once.
         part = [

@@ -51,8 +51,9 @@ class Ring:
         return [(entry.at, entry.what.format(*entry.facts)) for entry in found[-TOLD:]]
 
     def since(self) -> float | None:
-        """When the oldest entry was made; None where there is none."""
-        return self._entries[0].at if self._entries else None
+        """When the oldest entry was made, where older ones have gone; None where everything is remembered."""
+        entries = self._entries
+        return entries[0].at if len(entries) == entries.maxlen else None
 
 
 Placed = tuple[float, str, str, Executor, int, int]
@@ -106,7 +107,8 @@ class Decisions:
         return [told for decision in found[-TOLD:] for told in _tell(decision, policy, table)]
 
     def since(self) -> float | None:
-        return self._ring[0][0] if self._ring else None
+        """As that of a `Ring`."""
+        return self._ring[0][0] if len(self._ring) == self._ring.maxlen else None
 
 
 def _concerns(decision: Decision, name: str) -> bool:

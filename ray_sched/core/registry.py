@@ -126,7 +126,7 @@ class Registry:
         """Raises NoSuchDagError."""
         dag = self._dags.get(name)
         if dag is None:
-            raise NoSuchDagError(f"no DAG {name!r} exists: create it first, or look at the list of DAGs")
+            raise NoSuchDagError(f"no DAG {name!r} exists: create it first; ray-sched status lists the DAGs")
         return dag
 
     def has_dag(self, name: str) -> bool:

@@ -7,7 +7,9 @@ Everything here is used by the run thread alone, but for `names`, `is_stale` and
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 import cloudpickle
 
+import ray_sched
 from ray_sched.errors import BadMessageError, FunctionNotFoundError, RaySchedError
 from ray_sched.executor.lattices import stored_value
 from ray_sched.kvs.client import KvsClient
@@ -22,6 +25,7 @@ from ray_sched.values import from_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
 
+_OURS: Final = os.path.dirname(ray_sched.__file__)
 PREFIX: Final = "funcs/"
 UNPINNED_LIMIT: Final = 100
 """Functions that are kept for calls without a pin; the one that was not called for longest goes first."""
@@ -125,6 +129,13 @@ def describe(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except BaseException:
         return type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """Where user code raised it: the innermost line that is not ours; empty where there is none."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    users = [(file, line) for file, line in places if not file.startswith(_OURS)]
+    return f"line {users[-1][1]} of {users[-1][0]}" if users else ""
 
 
 def kind_of(error: BaseException) -> str:

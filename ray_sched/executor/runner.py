@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from ray_sched.core.destination import Destination
 from ray_sched.core.execution import CallRequest, DagRequest, Run
-from ray_sched.errors import BadMessageError, FunctionNotFoundError, TimedOutError
+from ray_sched.errors import BadMessageError, ExecutionError, FunctionNotFoundError, TimedOutError
 from ray_sched.executor.answers import NOT_FOUND, Answers
 from ray_sched.executor.dependencies import Dependencies
-from ray_sched.executor.functions import Functions, describe, kind_of
+from ray_sched.executor.functions import Functions, describe, kind_of, place_of
 from ray_sched.executor.history import History
 from ray_sched.executor.journal import Journal
 from ray_sched.executor.lattices import clock_of, revealed
@@ -28,7 +28,7 @@ from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import Lattice
 from ray_sched.logs import fields
 from ray_sched.reference import CloudburstReference
-from ray_sched.values import error_value, from_value, to_value
+from ray_sched.values import as_error, error_value, from_value, to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.ports import CONTINUATION, Layout, tcp
 
@@ -148,7 +148,10 @@ class Runner:
                                 f"the key {argument.key!r}, to which an argument refers, did not appear "
                                 f"within {self._reference_timeout_s:g} s"
                             )
-                        arguments[position] = revealed(lattice, argument.deserialize)
+                        arguments[position] = value = revealed(lattice, argument.deserialize)
+                        failure = as_error(value)
+                        if failure is not None:
+                            raise ExecutionError(f"the argument at key {argument.key!r} failed: {failure}")
                         dependencies[index].read(argument.key, clock_of(lattice))
             except BaseException as error:
                 prepared[index] = _Failed(error)
@@ -177,10 +180,12 @@ class Runner:
             self._history.request(request, "{} failed: {}", type(error).__name__)
             self._fail(request, NOT_FOUND)
         except BaseException as error:
-            self._history.request(request, "{} failed: {}", type(error).__name__)
+            place = place_of(error)
+            told = f"{type(error).__name__}, at {place}" if place else type(error).__name__
+            self._history.request(request, "{} failed: {}", told)
             logger.info(
                 "a run failed",
-                extra=fields(id=request.id, function=request.function, error=kind_of(error)),
+                extra=fields(id=request.id, function=request.function, error=kind_of(error), at=place),
             )
             self._fail(request, error_value(describe(error), cb.EXECUTION_ERROR))
         return True

@@ -10,6 +10,7 @@ from typing import Any
 from ray_sched.errors import BadMessageError
 from ray_sched.executor.lattices import revealed
 from ray_sched.kvs.client import KvsClient
+from ray_sched.messages import check_name
 from ray_sched.values import PROTOCOL, dumps
 from ray_sched.wire.ports import Layout, tcp
 
@@ -45,7 +46,7 @@ class UserLibrary:
         With `deserialize` false the raw bytes that are stored. Raises TimedOutError or KvsError when
         the store does not answer, BadMessageError when a value does not load.
         """
-        keys = ref if isinstance(ref, list) else [ref]
+        keys = [check_name("a key", key) for key in (ref if isinstance(ref, list) else [ref])]
         found = self._kvs.get_many(keys)
         values = {
             key: None if lattice is None else revealed(lattice, deserialize) for key, lattice in found.items()
@@ -54,7 +55,7 @@ class UserLibrary:
 
     def put(self, key: str, value: Any) -> bool:
         """Store a value; true once it is stored. Raises as `get` does, and what pickling it raises."""
-        self._kvs.put_bytes(key, dumps(value))
+        self._kvs.put_bytes(check_name("a key", key), dumps(value))
         return True
 
     def getid(self) -> Address:
@@ -66,6 +67,10 @@ class UserLibrary:
 
         Raises NoResourcesError when that takes no more, BadMessageError when it has no such address.
         """
+        if not isinstance(dest, tuple | list) or len(dest) != 2:
+            raise BadMessageError(
+                f"{dest!r} is no executor: give its address as `getid` does, (ip, thread id)"
+            )
         ip, tid = dest
         message = pickle.dumps((self._id, bytestr), protocol=PROTOCOL)
         self._send(tcp(ip, self._port + int(tid)), message)

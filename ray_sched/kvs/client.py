@@ -108,6 +108,7 @@ class KvsClient:
         self._complaints = Complaints(logger)
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name=f"kvs-client-{local_ip}", daemon=True)
         self._thread.start()
@@ -201,6 +202,8 @@ class KvsClient:
         if not call.tuples:
             future.set_result(extract({}))
             return future
+        if os.getpid() != self._pid:  # nor does the thread that would answer, or a lock that it held
+            raise KvsError("a key-value client does not outlive a fork: connect in the new process")
         with self._lock:
             if self._closed:
                 raise KvsError("the key-value client is closed")

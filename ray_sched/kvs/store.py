@@ -149,6 +149,11 @@ def _open(path: str, lock_timeout_s: float) -> sqlite3.Connection:
     if os.path.isdir(path):
         raise KvsError(f"the store cannot use {path}: it is a folder; name a file")
     try:
+        # Its owner's alone, as are the files that SQLite puts beside it: values and functions are in them.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise KvsError(f"the store cannot open {path}: {error}; check the file's permissions") from error
+    try:
         connection = sqlite3.connect(
             path, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False
         )
