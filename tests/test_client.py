@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ray_sched.errors import (
     FunctionNotFoundError,
     InvalidDagError,
     KeyMissingError,
+    KvsError,
     NoResourcesError,
     NoSuchDagError,
     NotRunningError,
@@ -580,12 +582,24 @@ def test_a_closed_client_says_so(scheduler: PlayedScheduler, client: Client) -> 
 
 UNPICKLABLE = threading.Lock()
 
+
+async def wait_async(_: Any) -> None:
+    pass
+
+
+def count(_: Any) -> Iterator[int]:
+    yield 1
+
+
 MISTAKES: list[tuple[str, type[Exception], Callable[[Client], Any]]] = [
     ("not empty", BadMessageError, lambda c: c.register(len, "")),
     ("not 5", BadMessageError, lambda c: c.register(len, 5)),
     ("UTF-8", BadMessageError, lambda c: c.register(len, "\ud800")),
     ("int cannot be called", BadMessageError, lambda c: c.register(5, "f")),
     ("`run` method", BadMessageError, lambda c: c.register((int, 5), "f")),
+    ("as \\(class, its arguments\\)", BadMessageError, lambda c: c.register(Adder, "f")),
+    ("use asyncio.run", BadMessageError, lambda c: c.register(wait_async, "f")),
+    ("return a list", BadMessageError, lambda c: c.register(count, "f")),
     ("cannot be pickled: TypeError", BadMessageError, lambda c: c.register(lambda _: UNPICKLABLE, "f")),
     ("consistency 'odd'", BadMessageError, lambda c: c.register(len, "f", consistency="odd")),
     ("as a list", InvalidDagError, lambda c: c.register_dag("d", "functions")),
@@ -616,11 +630,26 @@ MISTAKES: list[tuple[str, type[Exception], Callable[[Client], Any]]] = [
     ("argument 2 cannot be pickled", BadMessageError, lambda c: c.call_dag("d", {"f": [1, UNPICKLABLE]})),
     ("consistency 'odd'", BadMessageError, lambda c: c.call_dag("d", consistency="odd")),
     ("not empty", BadMessageError, lambda c: c.call_dag("d", continuation=Continuation("", {}))),
+    ("'next' is no Continuation", BadMessageError, lambda c: c.call_dag("d", continuation="next")),
+    ("leave out", BadMessageError, lambda c: c.call_dag("d", output_key="k", direct_response=True)),
     ("not empty", BadMessageError, lambda c: c.delete_dag("")),
     ("not 3", BadMessageError, lambda c: c.function(3)),
     ("not empty", BadMessageError, lambda c: c.get("")),
     ("cannot be pickled", BadMessageError, lambda c: c.put("key", UNPICKLABLE)),
 ]
+
+
+def test_in_a_forked_process_a_client_says_that_it_is_none_there(
+    scheduler: PlayedScheduler, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To fork in a test would take every thread's locks along: another process id is all that tells."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(NotRunningError, match="does not outlive a fork: connect in the new process"):
+        client.list()
+    with pytest.raises(KvsError, match="does not outlive a fork: connect in the new process"):
+        client.get("key")
+    monkeypatch.undo()
+    assert scheduler.requests.empty()
 
 
 @pytest.mark.parametrize(("says", "kind", "make"), MISTAKES)

@@ -16,7 +16,7 @@ from ray_sched.executor import server
 from ray_sched.executor.server import ExecutorServer
 from ray_sched.kvs.lattices import LWW, MultiCausal, SingleCausal
 from ray_sched.reference import CloudburstReference
-from ray_sched.values import dumps, loads, to_value
+from ray_sched.values import dumps, error_value, loads, to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire import ports
@@ -247,6 +247,28 @@ def test_references_are_replaced_by_what_is_stored(bench: Bench) -> None:
         [CloudburstReference("a", True)],
     )
     assert bench.result(key) == [1, "b", b"\x08\x01 raw", 7, [CloudburstReference("a", True)]]
+
+
+def test_a_reference_to_a_failed_call_fails_with_what_failed(bench: Bench) -> None:
+    bench.register("length", lambda library, value: len(value))
+    bench.start()
+    bench.kvs.put_bytes("failed", dumps(error_value("division by zero", cb.EXECUTION_ERROR)))
+    words, code = failure(bench.result(bench.call("length", CloudburstReference("failed", True))))
+    assert words == "ERROR: the argument at key 'failed' failed: division by zero"
+    assert code == cb.EXECUTION_ERROR
+
+
+def test_where_user_code_failed_is_told_to_whoever_asks(bench: Bench) -> None:
+    def fail(library):  # type: ignore[no-untyped-def]
+        raise ValueError("no luck")
+
+    bench.register("fail", fail)
+    executor = bench.start()
+    key = bench.call("fail")
+    assert failure(bench.result(key))[0] == "ERROR: no luck"
+    told = [what for _, what in executor.history.about(key)]
+    line = fail.__code__.co_firstlineno + 1
+    assert any(what.startswith(f"fail failed: ValueError, at line {line} of ") for what in told), told
 
 
 def test_a_reference_is_waited_for_and_then_given_up(bench: Bench) -> None:

@@ -45,6 +45,7 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
     store = Store(path)
     for key, lattice in written.items():
         store.put(key, lattice)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
     store.close()
     again = Store(path)
     assert {key: again.get(key) for key in again.keys()} == written  # noqa: SIM118

@@ -100,15 +100,20 @@ def test_what_a_function_raises_is_an_execution_error(scheduler: Any, through_da
         call = scheduler.call_dag.remote("api_bad_dag")
     else:
         call = scheduler.call.remote("api_bad")
-    with pytest.raises(ray_sched.ExecutionError, match="division"):
+    what = "DAG 'api_bad_dag'" if through_dag else "function 'api_bad'"
+    with pytest.raises(
+        ray_sched.ExecutionError, match=rf"{what} failed: .*division.* \(where: ray-sched why "
+    ):
         ray.get(call)
     if through_dag:
         ray.get(scheduler.delete_dag.remote("api_bad_dag"))
 
 
 def test_refusals_name_their_reason(scheduler: Any) -> None:
-    with pytest.raises(ray_sched.FunctionNotFoundError):
+    with pytest.raises(ray_sched.FunctionNotFoundError, match="'api_unknown' failed: no such function"):
         ray.get(scheduler.call.remote("api_unknown"))
+    with pytest.raises(ray_sched.BadMessageError, match="a key needs a name that is a string"):
+        ray.get(scheduler.get.remote(1))
     with pytest.raises(ray_sched.NoSuchDagError, match="api_no_dag"):
         ray.get(scheduler.delete_dag.remote("api_no_dag"))
     with pytest.raises(ray_sched.FunctionNotFoundError, match="api_unknown"):
@@ -116,6 +121,9 @@ def test_refusals_name_their_reason(scheduler: Any) -> None:
     ray.get(scheduler.register.remote(lambda _: 1, "api_one"))
     with pytest.raises(ray_sched.InvalidDagError, match="cycle"):
         ray.get(scheduler.register_dag.remote("api_d", ["api_one"], [("api_one", "api_one")]))
+    for replicas in (-1, "2", 1.5, True):
+        with pytest.raises(ray_sched.InvalidDagError, match=r"num_replicas = .* give a whole number"):
+            ray.get(scheduler.register_dag.remote("api_d", ["api_one"], num_replicas=replicas))
     ray.get(scheduler.register_dag.remote("api_d", ["api_one"]))
     with pytest.raises(ray_sched.DagExistsError, match="api_d"):
         ray.get(scheduler.register_dag.remote("api_d", ["api_one"]))
