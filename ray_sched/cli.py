@@ -122,6 +122,7 @@ class _Screen:
         self._detached = detached
         self._is_open = not (config.security.curve or config.host.startswith("127."))
         self._host = config.host
+        self._keys = config.security.curve
 
     def show(self, event: Mapping[str, Any]) -> None:
         if "part" in event:
@@ -145,12 +146,14 @@ class _Screen:
     def _next_steps(self, host: str) -> None:
         command, python = _as_typed("ray-sched"), _as_typed("python3")
         where = "" if host == "127.0.0.1" else f" --host {host}"
+        to = f"'{host}', keys='{self._keys}/clients/NAME'" if self._keys else f"'{host}'"
+        with_keys = f" --keys {self._keys}/clients/NAME" if self._keys else ""
         click.echo(
             f"""
 The scheduler group on {host} is ready. Next{"" if self._detached else ", in another terminal"}:
 
-  {python} -c "import ray_sched; c = ray_sched.connect('{host}'); c.register(lambda _, x: x + 1, 'incr')"
-  {command} call incr 41{where}
+  {python} -c "import ray_sched; c = ray_sched.connect({to}); c.register(lambda _, x: x + 1, 'incr')"
+  {command} call incr 41{where}{with_keys}
   {command} status{where}
 
 {"Stop it with:" if self._detached else "Stop it with Ctrl-C, or:"} {command} down{where}"""

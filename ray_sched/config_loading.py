@@ -125,6 +125,9 @@ def _from_file(file: str | Path | None, known: Mapping[str, Field]) -> dict[str,
         name = _LEGACY.get(key, key)
         if key in _LEGACY_IGNORED:
             log.info("%s: %s means nothing here and is ignored", file, key)
+        elif name in sections:
+            words = "it is a section: give its settings below it"
+            raise ConfigError(f"{file}: {key} = {value!r} is not allowed; {words}")
         elif name not in known:
             raise ConfigError(f"{file}: {key} is no setting{_nearest(key, {*known, *sections, *_LEGACY})}")
         elif name in given and key in _LEGACY:

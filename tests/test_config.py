@@ -89,7 +89,7 @@ def test_a_legacy_file_without_a_management_node_means_local_mode(tmp_path: Path
         ("executor: {count: 2.5}", "executor.count = 2.5 is not allowed; it must be a whole number"),
         ("executor: {count: true}", "executor.count = True is not allowed; it must be a whole number"),
         ("executor: {count: -1}", "executor.count = -1 is not allowed; it must be at least 0"),
-        ("executor: 3", "executor is no setting"),
+        ("executor: 3", "executor = 3 is not allowed; it is a section: give its settings below it"),
         ("scheduler: {lease_s: .nan}", "scheduler.lease_s = nan is not allowed; it must be a finite number"),
         (
             "scheduler: {lease_s: 1e999}",

@@ -110,5 +110,6 @@ def find_for_actor(group: str, role: str) -> Any:
 
 def _not_running(group: str, role: str) -> NotRunningError:
     return NotRunningError(
-        f"no {role} of a scheduler group {group!r} runs in this Ray cluster; start one with: ray-sched up"
+        f"no {role} of a scheduler group {group!r} runs in the Ray cluster that this process is in; "
+        "start one with: ray-sched up, or leave that cluster (ray.shutdown()) where it runs in another one"
     )

@@ -188,7 +188,9 @@ class Placing:
         kind = "GPU executor" if attempt.request.gpu else "executor"
         if attempt.tried:
             asked = ", ".join(f"{ip}:{tid}" for ip, tid in sorted(attempt.tried))
-            return f"no {kind} took {attempt.request.function!r}: {asked} rejected it or did not answer"
+            function = attempt.request.function
+            hint = "to see whether it loads, call it alone"
+            return f"no {kind} took {function!r}: {asked} rejected it or did not answer; {hint}"
         # Of a repair nobody hears, and there may be hundreds at a time.
         states = "" if self._transactions[attempt.transaction].repair else f" ({self._states(attempt)})"
         return f"no free {kind} for {attempt.request.function!r}{states}: add executors, or delete a DAG"
