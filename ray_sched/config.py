@@ -95,7 +95,9 @@ class SchedulerConfig:
         minimum=1024,
     )
     max_name_bytes: int = setting(
-        1024, "Bytes of the longest name that a function or a DAG may have.", minimum=1
+        1024,
+        "Bytes of the longest name that a function or a DAG may have, and of keys and ids of calls.",
+        minimum=64,
     )
     max_dag_functions: int = setting(1000, "Functions that one DAG may have.", minimum=1)
     max_functions: int = setting(100_000, "Functions that may be registered.", minimum=1)

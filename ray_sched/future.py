@@ -60,10 +60,8 @@ class Future:
             BadMessageError: the result cannot be read here.
             KvsError, NotRunningError: the client was closed.
         """
-        if not isinstance(timeout_s, int | float):
-            raise BadMessageError(
-                f"timeout_s = {timeout_s!r}: give a number of seconds; every wait has an end"
-            )
+        if timeout_s is None:
+            raise BadMessageError("timeout_s is None: give a number of seconds, since every wait has an end")
         if self._found is None:
             self._found = self._await_direct(timeout_s) if self._pending else self._await_stored(timeout_s)
         try:

@@ -62,6 +62,8 @@ def forget_ended(config: Config) -> None:
     left = running.find(config.host)
     if left is None or left.pid or left.ray_address != config.ray_address:
         return
+    if time.time() - left.pid_started < config.start_timeout_s:
+        return  # it may be starting just now
     from ray_sched.actors import names
     from ray_sched.actors.cluster import connect, disconnect
 

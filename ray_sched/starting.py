@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import BinaryIO, Final
@@ -105,7 +106,7 @@ def _start_in_cluster(config: Config, tell: Tell) -> int:
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
-    entry = Running(config.host, config.group_name, config.ray_address, 0, 0)
+    entry = Running(config.host, config.group_name, config.ray_address, 0, int(time.time()))
     try:
         forget_ended(config)
         connect(config.ray_address, CONNECT_S)

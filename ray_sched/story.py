@@ -51,7 +51,7 @@ def as_text(told: dict[str, Any]) -> str:
     elif not told["now"]:
         lines.append(f"Nothing is remembered of {told['asked']!r}. The actors remember back to:")
         lines += [
-            f"  {role:<11}  {_clock(since) if since else 'nothing has happened there yet'}"
+            f"  {role:<11}  {_clock(since) if since else 'everything since it started'}"
             for role, since in told["since"].items()
         ]
     if told["silent"]:

@@ -82,14 +82,10 @@ class Catalog:
 
         Where the store does not answer, `erase_rest` does it later; until then it is not found here.
         """
-        self.erase_later(name)
-        self._kvs.put_bytes(name, b"")
-        self._unerased.pop(name, None)
-
-    def erase_later(self, name: str) -> None:
-        """With the next `erase_rest`, without waiting for the store now."""
         if len(self._unerased) < MAX_UNERASED:
             self._unerased[name] = None
+        self._kvs.put_bytes(name, b"")
+        self._unerased.pop(name, None)
 
     def erase_rest(self) -> None:
         """Erase what `erase_dag` could not, but for what is created again meanwhile."""

@@ -77,7 +77,8 @@ class Dags:
             self._registry.begin_create(dag)
         try:
             pinned = self._pin(dag, replicas)
-            self._store(dag, replicas)
+            self._catalog.store_dag(dag)
+            self._catalog.add_to_index(dag.name, replicas)
         except BaseException:
             with self._lock:
                 self._registry.abort(dag.name)
@@ -90,14 +91,6 @@ class Dags:
             self._leasing.set_dag(dag.name, dag.SerializeToString())
         self._gossip.tell("dag_created", dag.name)
         self._leasing.publish_and_wait()
-
-    def _store(self, dag: cb.Dag, replicas: int) -> None:
-        self._catalog.store_dag(dag)
-        try:
-            self._catalog.add_to_index(dag.name, replicas)
-        except BaseException:
-            self._catalog.erase_later(dag.name)
-            raise
 
     def _learn_functions_of(self, dag: cb.Dag) -> None:
         """Look up what the DAG needs and is not known here: another scheduler may have registered it."""

@@ -12,6 +12,7 @@ touches them. Other threads (Ray's, those that make actor calls) only put into i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -382,23 +383,22 @@ class IngressLoop:
     def _on_queued_call(self, body: bytes, now: float) -> None:
         call = parse(cb.FunctionCall, body)
         if len(body) > self._max_name_bytes:
-            check_names(self._max_name_bytes, call.name, call.response_key)
+            with self._telling_whoever_waits(ports.CALL_QUEUE, body):
+                check_names(self._max_name_bytes, call.name, call.response_key)
         if not self._replica.may_decide(now):
             self._hand_on(ports.CALL_QUEUE, call.name, call.response_key, body, None, now)
             return
         self.counts["queued_calls"] += 1
-        try:
+        with self._telling_whoever_waits(ports.CALL_QUEUE, body):
             dispatched = self._dispatcher.call(call, now)
-        except RaySchedError:
-            self._refused_unheard(ports.CALL_QUEUE, body)
-            raise
         self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
 
     def _on_continuation(self, body: bytes, now: float) -> None:
         continuation = parse(cb.Continuation, body)
         if len(body) > self._max_name_bytes:
-            check_names(self._max_name_bytes, continuation.name, continuation.id)
-            self._check_dag_call(continuation.call)
+            with self._telling_whoever_waits(ports.CONTINUATION, body):
+                check_names(self._max_name_bytes, continuation.name, continuation.id)
+                self._check_dag_call(continuation.call)
         if not self._replica.may_decide(now) or continuation.name not in self._plans:
             self._hand_on(ports.CONTINUATION, continuation.name, continuation.id, body, None, now)
             return
@@ -413,6 +413,15 @@ class IngressLoop:
             return
         to = Destination.of_continuation(continuation)
         self._carry_out(dispatched, now, to, bool(continuation.call.continuation.name))
+
+    @contextlib.contextmanager
+    def _telling_whoever_waits(self, port: int, body: bytes) -> Iterator[None]:
+        """What is refused within gets an error value: nobody hears a refusal."""
+        try:
+            yield
+        except RaySchedError:
+            self._refused_unheard(port, body)
+            raise
 
     def _check_dag_call(self, call: cb.DagCall) -> None:
         """Raises BadMessageError for a name that is too long, in the call and in what is to follow it: later
@@ -502,12 +511,13 @@ class IngressLoop:
                 raise NoResourcesError("scheduler.max_executors are known: no room for another one")
         if len(message.functions) > MAX_FUNCTIONS:
             raise BadMessageError(f"a status that names {len(message.functions)} functions")
-        if len(body) > self._max_name_bytes:
-            check_names(self._max_name_bytes, message.ip, *message.functions)
+        functions = tuple(message.functions)
+        if len(body) > self._max_name_bytes:  # what nobody can call here is left out
+            functions = tuple(name for name in functions if len(name) <= self._max_name_bytes)
         return Status(
             message.ip,
             message.tid,
-            tuple(message.functions),
+            functions,
             min(max(0.0, message.utilization), 1.0),  # in this order NaN becomes 0
             message.running,
             message.type == internal_pb2.GPU,

@@ -55,7 +55,7 @@ from ray_sched.messages import DagFunction, build_dag, build_function
 from ray_sched.metrics import REFUSED, Sample, refusals
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports, shared_pb2
-from ray_sched.wire.codec import OK, Reply, accepted, error_name, parse, parse_text, refusal
+from ray_sched.wire.codec import OK, Reply, accepted, check_names, error_name, parse, parse_text, refusal
 from ray_sched.wire.curve import Keys
 
 log = logging.getLogger(__name__)
@@ -468,6 +468,7 @@ class SchedulerActor:
         now = time.monotonic()
         with self._lock, self._counting_refusals():
             self._counts["python"] += 1
+            check_names(self._config.scheduler.max_name_bytes, call.name)
             self._leasing.check_may_decide(now)
             if isinstance(call, cb.DagCall):
                 dispatched = self._dispatcher.call_dag(call, now, time.time())

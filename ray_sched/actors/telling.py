@@ -18,7 +18,7 @@ class Account:
     now: tuple[str, ...] = ()
     """How it stands at this moment."""
     since: float | None = None
-    """How far back this actor remembers (Unix seconds); None where it remembers nothing yet."""
+    """How far back this actor remembers (Unix seconds); None: to its start."""
 
 
 def account(told: Iterable[Told], now: Iterable[str], since: Iterable[float | None]) -> Account:

@@ -165,6 +165,8 @@ class Answers:
     def try_again(self) -> None:
         """Make the writes again that the key-value store did not answer."""
         for _ in range(len(self._again)):
+            if not self._again:  # the oldest were given up meanwhile
+                return
             to, key, lattice, entry = self._again.popleft()
             try:
                 self._put(to, key, lattice, entry)

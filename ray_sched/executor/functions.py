@@ -25,7 +25,7 @@ from ray_sched.values import from_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
 
-_OURS: Final = os.path.dirname(ray_sched.__file__)
+_OURS: Final = os.path.dirname(ray_sched.__file__) + os.sep
 PREFIX: Final = "funcs/"
 UNPINNED_LIMIT: Final = 100
 """Functions that are kept for calls without a pin; the one that was not called for longest goes first."""
@@ -133,7 +133,11 @@ def describe(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """Where user code raised it: the innermost line that is not ours; empty where there is none."""
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    try:
+        raised_at = BaseException.__dict__["__traceback__"].__get__(error)  # past what its class makes of it
+        places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(raised_at)]
+    except BaseException:
+        return ""
     users = [(file, line) for file, line in places if not file.startswith(_OURS)]
     return f"line {users[-1][1]} of {users[-1][0]}" if users else ""
 

@@ -11,6 +11,7 @@ from ray_sched.errors import NoResourcesError
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.sockets import PushSockets
 
+GIVEN_UP_LINGER_MS: Final = 1000
 SOCKETS: Final = 512
 """Addresses that are kept connected; the one that was not used for longest goes first."""
 
@@ -20,7 +21,9 @@ class Outbox:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> None:
         # Peers name the addresses: to look a host name up would hold up everybody's messages.
-        self._sockets = PushSockets(context, SOCKETS, host_names=False, keys=keys)
+        self._sockets = PushSockets(
+            context, SOCKETS, host_names=False, keys=keys, given_up_linger_ms=GIVEN_UP_LINGER_MS
+        )
         self._lock = threading.Lock()
 
     def send(self, address: str, message: bytes) -> None:

@@ -151,7 +151,8 @@ class Runner:
                         arguments[position] = value = revealed(lattice, argument.deserialize)
                         failure = as_error(value)
                         if failure is not None:
-                            raise ExecutionError(f"the argument at key {argument.key!r} failed: {failure}")
+                            words = str(failure) or type(failure).__name__
+                            raise ExecutionError(f"the argument at key {argument.key!r} failed: {words}")
                         dependencies[index].read(argument.key, clock_of(lattice))
             except BaseException as error:
                 prepared[index] = _Failed(error)

@@ -150,7 +150,10 @@ def _open(path: str, lock_timeout_s: float) -> sqlite3.Connection:
         raise KvsError(f"the store cannot use {path}: it is a folder; name a file")
     try:
         # Its owner's alone, as are the files that SQLite puts beside it: values and functions are in them.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # An existing one is not opened here: to close it would end the locks that this process has on it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     except OSError as error:
         raise KvsError(f"the store cannot open {path}: {error}; check the file's permissions") from error
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,8 +16,8 @@ from ray_sched.errors import BadMessageError, ConfigError, PortTakenError
 from ray_sched.wire.addresses import ADDRESS, LITERAL_ADDRESS
 from ray_sched.wire.curve import Keys
 
-GIVEN_UP_LINGER_MS: Final = 1000
-"""How long what waits in a socket that makes room for another one may still go out, in milliseconds."""
+MAX_LINGERING: Final = 32
+"""Sockets given up that may linger at once: each still holds its files."""
 HIGH_WATER_MARK: Final = 10_000
 """Messages that may wait in a socket before further ones are dropped."""
 DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -84,11 +84,16 @@ class PushSockets:
         *,
         host_names: bool = True,
         keys: Keys | None = None,
+        given_up_linger_ms: int = 0,
     ) -> None:
         """`host_names` says whether addresses may have one; its look-up holds up the whole context.
 
-        With `keys` all of them speak CURVE.
+        With `keys` all of them speak CURVE. What waits in a socket that makes room for another one may still
+        go out until `given_up_linger_ms` have passed, unless many do so at once.
         """
+        self._given_up_linger_ms = given_up_linger_ms
+        self._lingering: deque[float] = deque(maxlen=MAX_LINGERING)
+        """When the latest sockets were given up that way."""
         self._keys = keys
         self._pattern = ADDRESS if host_names else LITERAL_ADDRESS
         self._context = context
@@ -142,12 +147,12 @@ class PushSockets:
         if parts is None or not 0 < int(parts[2]) < 1 << 16 or (parts[3] and self._keys is None):
             raise BadMessageError(f"{address[:300]!r} is not an address like tcp://127.0.0.1:6460")
         if len(self._sockets) >= self._limit:
-            self._give_up_oldest()
+            self._give_up_oldest(self._linger_ms())
         try:
             socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
         except zmq.ZMQError:
             # Out of file descriptors: the oldest socket's come back in a moment.
-            self._give_up_oldest()
+            self._give_up_oldest(0)
             return None
         socket.linger = 0
         socket.sndhwm = HIGH_WATER_MARK
@@ -164,9 +169,16 @@ class PushSockets:
             raise
         return socket
 
-    def _give_up_oldest(self) -> None:
+    def _linger_ms(self) -> int:
+        now, lingering = time.monotonic(), self._lingering
+        if len(lingering) == MAX_LINGERING and now - lingering[0] < self._given_up_linger_ms / 1000:
+            return 0
+        lingering.append(now)
+        return self._given_up_linger_ms
+
+    def _give_up_oldest(self, linger_ms: int) -> None:
         if self._sockets:
-            self._sockets.popitem(last=False)[1][0].close(GIVEN_UP_LINGER_MS)
+            self._sockets.popitem(last=False)[1][0].close(linger_ms)
 
 
 def bind_pull(

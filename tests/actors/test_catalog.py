@@ -149,12 +149,3 @@ def test_a_deleted_dag_that_could_not_be_erased_is_not_learned_and_erased_later(
         assert catalog.load_dags(["a", "b"]) == {"b": dag("b")}
         assert client.get_bytes("a") == b""
     server.stop()
-
-
-def test_what_was_stored_and_not_acknowledged_is_erased_later(kvs: KvsClient, catalog: Catalog) -> None:
-    catalog.store_dag(dag("a"))
-    catalog.erase_later("a")
-    assert catalog.load_dags(["a"]) == {}
-    assert kvs.get_bytes("a") != b""
-    catalog.erase_rest()
-    assert kvs.get_bytes("a") == b""

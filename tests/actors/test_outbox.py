@@ -17,7 +17,7 @@ from ray_sched.core.dispatch import SCHEDULE, TRIGGER
 from ray_sched.core.executor import Address, Executor
 from ray_sched.wire import ports
 from ray_sched.wire.ports import CLASSIC, tcp
-from ray_sched.wire.sockets import PushSockets, batching_context
+from ray_sched.wire.sockets import MAX_LINGERING, PushSockets, batching_context
 
 HOST = "127.0.12.11"
 WAIT_MS = 10_000
@@ -168,8 +168,16 @@ def test_who_makes_room_for_another_address_still_sends_what_it_took(setting: Se
     addresses = [tcp(HOST, 7000 + number) for number in range(40)]
     for address in addresses:
         sink.bind(address)
-    few = PushSockets(setting.context, 4)
+    few = PushSockets(setting.context, 16, given_up_linger_ms=10_000)
     for address in addresses:
         assert few.send(address, address.encode())
     assert {sink.recv().decode() for _ in addresses} == set(addresses)
+    few.close()
+
+
+def test_those_that_make_room_do_not_use_up_the_context(setting: Setting) -> None:
+    setting.context.set(zmq.MAX_SOCKETS, 8 + MAX_LINGERING + 4)
+    few = PushSockets(setting.context, 8, given_up_linger_ms=10_000)
+    assert all(few.send(tcp("127.0.12.99", 7000 + number), b"to nobody") for number in range(200))
+    assert len(few) == 8
     few.close()
