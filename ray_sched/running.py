@@ -31,7 +31,7 @@ class Running:
     pid: int
     """The process that holds it; 0: none, its actors live in a Ray cluster that was there before."""
     pid_started: int
-    """When that process started, in clock ticks since boot: process ids are used again. Without a process it is
+    """When that process started, in clock ticks since boot: process ids are used again. Without one it is
     when the host was claimed, in Unix seconds."""
     folder: str = ""
     """Temporary files of its Ray cluster, where that is its own."""
