@@ -271,6 +271,16 @@ def test_where_user_code_failed_is_told_to_whoever_asks(bench: Bench) -> None:
     assert any(what.startswith(f"fail failed: ValueError, at line {line} of ") for what in told), told
 
 
+def test_a_continuation_that_is_too_large_for_a_scheduler_is_an_error_for_its_caller(bench: Bench) -> None:
+    bench.register("large", lambda library, size: "x" * size)
+    bench.start(config=bench.config.replace(**{"scheduler.max_message_bytes": 2000}))
+    continuation = cb.Continuation(name="next", call=cb.DagCall(response_address=bench.answer_address))
+    bench.call_dag(chain("large"), {"large": 0}, 2000, continuation=continuation)
+    words, code = failure(bench.answers()[0])
+    assert words.startswith("ERROR: a continuation of ") and "(scheduler.max_message_bytes)" in words
+    assert code == cb.EXECUTION_ERROR
+
+
 def test_a_reference_is_waited_for_and_then_given_up(bench: Bench) -> None:
     bench.register("same", lambda library, value: value)
     bench.start(config=bench.config.replace(**{"executor.reference_timeout_s": 1.0}))
