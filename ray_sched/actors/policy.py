@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final
@@ -320,6 +320,8 @@ class PolicyActor:
         believed, new = [], set[Address]()
         told: dict[Address, int] = {}
         for function, address in locations:
+            if len(function) > limits.max_name_bytes:
+                continue
             if address not in known and address not in new:
                 try:
                     check_executor_address(*address, self._config.ports)
@@ -329,9 +331,12 @@ class PolicyActor:
                     continue
                 new.add(address)
             executor = known.get(address)
-            told[address] = told.get(address, 0 if executor is None else len(executor.functions)) + 1
-            if len(function) <= limits.max_name_bytes and told[address] <= MAX_FUNCTIONS:
-                believed.append((function, address))
+            held: Collection[str] = () if executor is None else executor.functions
+            if function not in held:  # what is held is said again and again: that keeps it
+                told[address] = told.get(address, len(held)) + 1
+                if told[address] > MAX_FUNCTIONS:
+                    continue
+            believed.append((function, address))
         return believed
 
     def _on_event(self, event: Event, now: float) -> None:

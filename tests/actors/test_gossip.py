@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ray_sched.actors import names
 from ray_sched.config import Config
+from ray_sched.core.executor import MAX_FUNCTIONS
 from ray_sched.kvs.client import KvsClient
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
@@ -18,6 +20,7 @@ from tests.wire.players import LegacyClient, PlayedExecutor, PlayedPeer, Pusher,
 
 ONE, OTHER, PEER, NODE = "127.0.39.1", "127.0.39.2", "127.0.39.3", "127.0.39.4"
 BUSY, MANAGEMENT = "127.0.39.5", "127.0.39.6"
+CROWDED = "127.0.39.7"
 CONFIG = Config(host=ONE).replace(
     **{
         "gossip.period_s": 0.2,
@@ -152,3 +155,15 @@ def test_who_was_taken_by_a_call_that_the_scheduler_decided_is_asked_for_no_pin(
         assert executor.received("pin") == []
         executor.report()
         eventually(lambda: client.create_dag("dag", ["f"]).success, "it comes free")
+
+
+def test_peers_cannot_say_that_an_executor_holds_more_than_it_could_say_itself(tmp_path: Path) -> None:
+    config = Config(host=CROWDED).replace(**{"executor.runtime_dir": str(tmp_path)})
+    with group(config) as actors:
+        policy = actors[names.POLICY]
+        for first in (0, MAX_FUNCTIONS // 2, MAX_FUNCTIONS):  # the last of them in vain
+            told = [(f"f{first + number}", (NODE, 0)) for number in range(MAX_FUNCTIONS // 2)]
+            policy.merge_locations([*told, ("n" * (config.scheduler.max_name_bytes + 1), (NODE, 0))])
+        (executor,) = policy.status()["executors"]
+        assert set(executor["functions"]) == {f"f{number}" for number in range(MAX_FUNCTIONS)}
+        assert policy._believed([("f0", (NODE, 0)), ("another", (NODE, 0))]) == [("f0", (NODE, 0))]
