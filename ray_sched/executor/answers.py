@@ -158,9 +158,8 @@ class Answers:
             time.sleep(PAUSE_S)
         if len(self._again) > MAX_AGAIN:
             to, *_ = self._again.popleft()
-            self._lose(
-                to, NoResourcesError("too many results wait for the store")
-            )  # the next process answers
+            # Its call stays open in the journal: the next process answers it.
+            self._lose(to, NoResourcesError("too many results wait for the store"))
 
     def try_again(self) -> None:
         """Make the writes again that the key-value store did not answer."""
