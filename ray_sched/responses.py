@@ -10,6 +10,7 @@ Rule 3: the port of a closed socket is not bound again: who still has a late ans
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import threading
@@ -128,8 +129,7 @@ class ResponsePool:
             ConfigError: `ip` is no address of this machine.
             NotRunningError: the pool is closed.
         """
-        while self._abandoned:
-            self._abandoned.popleft().cancel()
+        self._cancel_abandoned()
         with self._lock:
             if self._closed:
                 raise _closed_error()
@@ -156,6 +156,12 @@ class ResponsePool:
                 os.eventfd_write(self._wake, 1)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+
+    def _cancel_abandoned(self) -> None:
+        # Not `while self._abandoned`: between the look and the take, another thread may have the last one.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._abandoned.popleft().cancel()
 
     def _open(self) -> _Slot:
         for _ in range(BIND_TRIES):

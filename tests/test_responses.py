@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +20,15 @@ def pool() -> Iterator[ResponsePool]:
     pool = ResponsePool(IP, max_waiting=4, rest_s=0)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def switches() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 class Executor:
@@ -150,6 +160,23 @@ def test_an_abandoned_call_makes_room(pool: ResponsePool) -> None:
     pending[2].abandon()
     assert pool.lease().address not in {one.address for one in pending}
     assert pending[2].cancelled()
+
+
+def test_threads_that_lease_at_once_share_what_is_abandoned(switches: None) -> None:
+    """Of many threads that see the last abandoned call, one has it; the others find none and go on."""
+    pool = ResponsePool(IP, max_waiting=64, rest_s=0)
+
+    def lease_and_abandon() -> None:
+        for _ in range(100):
+            for pending in [pool.lease() for _ in range(4)]:
+                pending.abandon()
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            for done in [threads.submit(lease_and_abandon) for _ in range(8)]:
+                done.result(PATIENCE_S)
+    finally:
+        pool.close()
 
 
 def test_closing_fails_what_waits(pool: ResponsePool) -> None:

@@ -81,11 +81,13 @@ class UserLibrary:
         Raises BadMessageError when one of them is no message of a function; it is taken out.
         """
         messages: list[tuple[Address, bytes]] = []
-        while self._inbox:
-            raw = self._inbox.popleft()
+        while True:
+            try:
+                raw = self._inbox.popleft()
+            except IndexError:  # or another thread of the function has the last one
+                return messages
             try:
                 (ip, tid), content = pickle.loads(raw)
             except Exception as error:
                 raise BadMessageError(f"{len(raw)} bytes are not a user message: {error}") from error
             messages.append(((ip, tid), content))
-        return messages
