@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from ray_sched.config import Config
-from ray_sched.core.history import Entry
+from ray_sched.core.history import REQUEST, Entry
 
 BURST: Final = 5
 PERIOD_S: Final = 5.0
@@ -78,10 +78,12 @@ def teller(log: logging.Logger, level: int) -> Callable[[Entry], None] | None:
 
     def tell(entry: Entry) -> None:
         names = [name for name in dict.fromkeys(entry.names) if name]
-        said = fields(id=names[0] if names else "", about=",".join(names[1:]))
+        said = {"id": names[0], "about": ",".join(names[1:])} if names else {}
+        if entry.request:
+            said["request"] = entry.request
         # What ends with a reason was refused or failed: a flood of that comes under ever new names.
         cause = entry.what if entry.what.endswith(": {}") else (entry.what, entry.names)
-        log.log(level, "%s", entry.what.format(*entry.facts), extra={**said, "cause": cause})
+        log.log(level, "%s", entry.what.format(*entry.facts), extra={**fields(**said), "cause": cause})
 
     return tell
 
@@ -107,6 +109,8 @@ class _Held(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         values = {**self._speaker, **getattr(record, "fields", {})}
+        if request := REQUEST.get():
+            values.setdefault("request", request)
         if record.levelno > logging.DEBUG:
             cause = getattr(record, "cause", (record.name, record.lineno))
             unsaid = self._limiter.admit(cause, time.monotonic())

@@ -12,7 +12,7 @@ from ray_sched.actors.leasing import Leasing
 from ray_sched.actors.link import Link
 from ray_sched.actors.messages import Pinned
 from ray_sched.config import Config
-from ray_sched.core.history import Ring
+from ray_sched.core.history import REQUEST, Ring
 from ray_sched.core.pins import pin_requests
 from ray_sched.core.registry import Registry
 from ray_sched.errors import NoResourcesError, RaySchedError, TimedOutError
@@ -83,7 +83,7 @@ class Dags:
             with self._lock:
                 self._registry.abort(dag.name)
             # Should this not arrive, the next `reconcile` does.
-            self._policy.tell("release_dag", dag.name)
+            self._policy.tell("release_dag", dag.name, REQUEST.get())
             raise
         with self._lock:
             self._leasing.on_pinned(pinned.executors)
@@ -108,7 +108,12 @@ class Dags:
         deadline = began + timeout_s * 0.8
         try:
             pinned: Pinned = self._policy.get(
-                "pin_dag", dag.name, pin_requests(dag, replicas), deadline, timeout_s=timeout_s
+                "pin_dag",
+                dag.name,
+                pin_requests(dag, replicas),
+                deadline,
+                REQUEST.get(),
+                timeout_s=timeout_s,
             )
         except TimedOutError:
             raise
@@ -146,7 +151,9 @@ class Dags:
         try:
             if own:
                 self._catalog.erase_dag(name)
-                self._policy.get("release_dag", name, timeout_s=self._scheduler.request_timeout_s)
+                self._policy.get(
+                    "release_dag", name, REQUEST.get(), timeout_s=self._scheduler.request_timeout_s
+                )
         except RaySchedError as error:
             log.warning("dag=%s is deleted, but not all of it is gone yet: %s", name, error)
         finally:

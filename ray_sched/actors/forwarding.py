@@ -15,12 +15,14 @@ from ray_sched.actors.front import Drop, Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Decision, Event, Seen, Send
+from ray_sched.actors.telling import RequestIds
 from ray_sched.config import SchedulerConfig
 from ray_sched.core.executor import Address
+from ray_sched.core.history import Ring, serving
 from ray_sched.errors import NoResourcesError
 from ray_sched.metrics import Histogram
 from ray_sched.wire import ports
-from ray_sched.wire.codec import Reply, refusal
+from ray_sched.wire.codec import Reply, error_name, refusal
 
 MAX_FORWARDED: Final = 512
 """Calls, and likewise requests of each other kind, that the Scheduler may have before it; more are refused
@@ -55,6 +57,8 @@ class Forwarded:
     timeout_s: float
     unheard: tuple[int, bytes] | None
     """Port and body of one without a peer."""
+    id: str
+    """By which it can be asked for; none for a call, which has one of its own."""
 
 
 class _Kind:
@@ -86,8 +90,10 @@ class RequestForwarding:
         answer: Callable[[Peer | None, Reply], None],
         note: Callable[[tuple[Send, ...], float], None],
         refused_unheard: Callable[[int, bytes], None],
+        story: Ring,
     ) -> None:
-        """`note` is told what is going to be sent; `refused_unheard` of refused requests without a peer."""
+        """`note` is told what is going to be sent; `refused_unheard` of refused requests without a peer; the
+        `story` of when each request came, and how it was answered."""
         self._config = config
         self._scheduler = scheduler
         self._mailbox = mailbox
@@ -98,6 +104,8 @@ class RequestForwarding:
         self._refused_unheard = refused_unheard
         kinds = {method: _Kind(method, config.request_threads) for method in METHODS.values()}
         self._kinds = {port: kinds[method] for port, method in METHODS.items()}
+        self._story = story
+        self._ids = RequestIds()
         self._cookies = itertools.count()
         self._waiting: dict[int, Forwarded] = {}
         self.took = Histogram("forwarded")
@@ -118,10 +126,12 @@ class RequestForwarding:
         soon = kind.method == "decide" and peer is not None
         timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
         cookie = next(self._cookies)
+        request = "" if kind.method == "decide" else self._ids.next()
         deadline = now + timeout_s
         self._waiting[cookie] = Forwarded(
-            peer, deadline, timeout_s, None if peer is not None else (port, body)
+            peer, deadline, timeout_s, None if peer is not None else (port, body), request
         )
+        self._tell(request, now, "a request came to port {}, and was handed to the Scheduler", port)
         size = len(body)
         kind.unanswered += 1
         kind.bytes += size
@@ -131,14 +141,14 @@ class RequestForwarding:
             self._mailbox.put(lambda now: self._decided(cookie, kind, size, decision, error, now))
 
         # Never more than the lane has room for.
-        kind.lane.ask(self._scheduler, kind.method, (port, body, deadline), answered)
+        kind.lane.ask(self._scheduler, kind.method, (port, body, deadline, request), answered)
 
     def sweep(self, now: float) -> None:
         """Refuse what has waited too long."""
         for cookie in [c for c, request in self._waiting.items() if now >= request.deadline]:
             request = self._waiting.pop(cookie)
             waited = f"the scheduler did not answer within {request.timeout_s:g} s: try again"
-            self._refuse(request, refusal(NoResourcesError(waited)))
+            self._refuse(request, refusal(NoResourcesError(waited)), now)
 
     def close(self) -> None:
         for kind in self._kinds.values():
@@ -161,7 +171,7 @@ class RequestForwarding:
             return
         if decision is None:
             gone = NoResourcesError(f"the scheduler is not there, try again: {error}")
-            self._refuse(request, refusal(gone))
+            self._refuse(request, refusal(gone), now)
             return
         self.took.observe(now - (request.deadline - request.timeout_s))
         self._note(decision.sends, now)
@@ -169,14 +179,21 @@ class RequestForwarding:
         for address, message in decision.pushes:
             self._out.push(address, message)
         if decision.reply.reason:
-            self._refuse(request, decision.reply)
+            self._refuse(request, decision.reply, now)
         else:
             self._answer(request.peer, decision.reply)
+            self._tell(request.id, now, "the request is answered")
 
-    def _refuse(self, request: Forwarded, reply: Reply) -> None:
+    def _refuse(self, request: Forwarded, reply: Reply, now: float) -> None:
         self._answer(request.peer, reply)
+        self._tell(request.id, now, "the request is refused: {}", error_name(reply))
         if request.unheard is not None:
             self._refused_unheard(*request.unheard)
+
+    def _tell(self, request: str, now: float, what: str, *facts: object) -> None:
+        if request:
+            with serving(request):
+                self._story.note(now, (), what, *facts)
 
 
 class EventForwarding:

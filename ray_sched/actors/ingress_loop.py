@@ -162,6 +162,7 @@ class IngressLoop:
             self._answer,
             self._note,
             self._refused_unheard,
+            self._handed_on,
         )
         self._handlers: Handlers = {}
         self._backlogs: dict[int, Backlog] = {}

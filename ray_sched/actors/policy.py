@@ -40,6 +40,7 @@ from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executor import MAX_FUNCTIONS, Address
 from ray_sched.core.executors import DEPARTED_KEPT, MAX_TICK_GAP_S, ExecutorTable
+from ray_sched.core.history import serving
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
 from ray_sched.core.replication import Publisher, Update
@@ -148,8 +149,15 @@ class PolicyActor:
                 self._on_event(event, time.monotonic())
 
     @ray.method(concurrency_group="pins")
-    def pin_dag(self, dag: str, requests: list[PinRequest], deadline: float) -> Pinned:
-        """Pin a DAG's functions, all or none; waits until `deadline` (monotonic clock) at most."""
+    def pin_dag(self, dag: str, requests: list[PinRequest], deadline: float, request: str = "") -> Pinned:
+        """Pin a DAG's functions, all or none; waits until `deadline` (monotonic clock) at most.
+
+        `request` is the id of what this is done for.
+        """
+        with serving(request):
+            return self._pin_dag(dag, requests, deadline)
+
+    def _pin_dag(self, dag: str, requests: list[PinRequest], deadline: float) -> Pinned:
         done: Future[Finished] = Future()
         with self._lock:
             now = time.monotonic()
@@ -174,9 +182,9 @@ class PolicyActor:
         )
 
     @ray.method(concurrency_group="pins")
-    def release_dag(self, dag: str) -> None:
-        """The DAG is deleted."""
-        with self._lock:
+    def release_dag(self, dag: str, request: str = "") -> None:
+        """The DAG is deleted, for the request of that id."""
+        with serving(request), self._lock:
             now = time.monotonic()
             self._carry_out(self._pinning.release(dag, now))
             self._publish(now)
@@ -384,11 +392,18 @@ class PolicyActor:
                 message = internal_pb2.PinFunction(
                     name=effect.function, response_address=self._config.host, batching=effect.batching
                 )
+                if effect.origin and self._is_ours(effect.address):
+                    message.request = effect.origin
                 sends.append((ip, tid, "pin", message.SerializeToString()))
             else:
                 sends.append((ip, tid, "unpin", effect.function.encode()))
         if sends:
             self._ingress.tell("send", tuple(sends))
+
+    def _is_ours(self, address: Address) -> bool:
+        """Whether what only our own executors know may be sent there."""
+        known = self._table.executors.get(address)
+        return self._pinning.ledger.covers(address) or (known is not None and known.is_ours)
 
     # --- what Ray tells, in threads of the capacity's ---
 

@@ -31,13 +31,13 @@ from ray_sched.actors.messages import Booked, Decision, Send
 from ray_sched.actors.metering import Metering
 from ray_sched.actors.process import keep_alive, prepare_process
 from ray_sched.actors.python_calls import PythonCalls, RemoteValue
-from ray_sched.actors.telling import Account, account
+from ray_sched.actors.telling import Account, RequestIds, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Limits
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
-from ray_sched.core.history import Ring
+from ray_sched.core.history import Ring, serving
 from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.policies import load_policy
 from ray_sched.core.registry import Registry
@@ -121,6 +121,7 @@ class SchedulerActor:
             self._arrivals,
             config.remembered,
         )
+        self._ids = RequestIds()
         self._requests = Ring(config.remembered)
         """What became of functions and DAGs here."""
         self._requests.heard = teller(log, logging.INFO)
@@ -158,36 +159,38 @@ class SchedulerActor:
     # --- what an ingress forwards ---
 
     @ray.method(concurrency_group="calls")
-    def decide(self, port: int, body: bytes, deadline: float) -> Decision:
+    def decide(self, port: int, body: bytes, deadline: float, request: str = "") -> Decision:
         """A call that the ingress may not decide: the answer and what to send. Never waits.
 
-        Past `deadline` (of the node's monotonic clock) the call was refused, and must not happen.
+        Past `deadline` (of the node's monotonic clock) the call was refused, and must not happen. `request`
+        is the id by which the ingress knows it.
         """
-        return self._decision(lambda: self._decide(port, body), deadline)
+        return self._decision(lambda: self._decide(port, body), deadline, request)
 
     @ray.method(concurrency_group="functions")
-    def request_function(self, port: int, body: bytes, deadline: float) -> Decision:
+    def request_function(self, port: int, body: bytes, deadline: float, request: str = "") -> Decision:
         """A function to be stored; waits for the key-value store, as do the other requests."""
-        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+        return self._decision(lambda: Decision(self._request(port, body)), deadline, request)
 
     @ray.method(concurrency_group="lists")
-    def request_list(self, port: int, body: bytes, deadline: float) -> Decision:
-        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+    def request_list(self, port: int, body: bytes, deadline: float, request: str = "") -> Decision:
+        return self._decision(lambda: Decision(self._request(port, body)), deadline, request)
 
     @ray.method(concurrency_group="dags")
-    def request_dag(self, port: int, body: bytes, deadline: float) -> Decision:
+    def request_dag(self, port: int, body: bytes, deadline: float, request: str = "") -> Decision:
         """A DAG to be created; waits for pins, too."""
-        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+        return self._decision(lambda: Decision(self._request(port, body)), deadline, request)
 
     @ray.method(concurrency_group="deletes")
-    def request_delete(self, port: int, body: bytes, deadline: float) -> Decision:
-        return self._decision(lambda: Decision(self._request(port, body)), deadline)
+    def request_delete(self, port: int, body: bytes, deadline: float, request: str = "") -> Decision:
+        return self._decision(lambda: Decision(self._request(port, body)), deadline, request)
 
-    def _decision(self, decide: Callable[[], Decision], deadline: float) -> Decision:
+    def _decision(self, decide: Callable[[], Decision], deadline: float, request: str) -> Decision:
         try:
             if time.monotonic() > deadline:
                 raise NoResourcesError("the scheduler heard of it too late: try again")
-            return decide()
+            with serving(request):
+                return decide()
         except RaySchedError as error:
             return Decision(refusal(error))
         except Exception as error:  # a fault of ours: it costs this request and no other
@@ -386,7 +389,7 @@ class SchedulerActor:
 
         Raises BadMessageError, KvsError, TimedOutError.
         """
-        with self._counting_refusals():
+        with self._requested():
             self.create_function(build_function(function, name))
         return name
 
@@ -414,7 +417,7 @@ class SchedulerActor:
                 "scheduler.num_replicas"
             )
         until = time.monotonic() + timeout_s
-        with self._counting_refusals():
+        with self._requested():
             while True:
                 try:
                     self._dags.create(dag, num_replicas)
@@ -445,7 +448,7 @@ class SchedulerActor:
     @ray.method(concurrency_group="api")
     def delete_dag(self, name: str) -> None:
         """Raises NoSuchDagError, KvsError, TimedOutError."""
-        with self._counting_refusals():
+        with self._requested():
             self._dags.remove(name)
 
     @ray.method(concurrency_group="api")
@@ -499,6 +502,12 @@ class SchedulerActor:
             with self._lock:
                 self._counts[f"{REFUSED}{error_name(refusal(error))}"] += 1
             raise
+
+    @contextmanager
+    def _requested(self) -> Iterator[None]:
+        """By a Python program: with an id, as the ingress gives one to those on the wire."""
+        with self._counting_refusals(), serving(self._ids.next()):
+            yield
 
     # --- for the group ---
 

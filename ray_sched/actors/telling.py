@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_sched.core.history import Told
+
+
+class RequestIds:
+    """Ids for requests: a random beginning, of each maker's own, and a number. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._beginning = f"{random.SystemRandom().getrandbits(32):08x}"
+        self._numbers = itertools.count(1)
+
+    def next(self) -> str:
+        return f"r{self._beginning}-{next(self._numbers)}"
 
 
 @dataclass(frozen=True)

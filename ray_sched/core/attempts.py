@@ -15,6 +15,8 @@ class Attempt:
     transaction: int
     dag: str
     request: PinRequest
+    origin: str = ""
+    """The id of the request that its DAG is created for; none where a lost pin is made again."""
     tried: set[Address] = field(default_factory=set)
     address: Address | None = None
     """Whom it was sent to, while its answer is awaited."""
@@ -44,3 +46,4 @@ class Transaction:
     dag: str
     attempts: list[Attempt]
     repair: bool = False
+    origin: str = ""

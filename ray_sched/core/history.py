@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
 
 from ray_sched.core.executor import Executor
 from ray_sched.core.executors import ExecutorTable
@@ -20,6 +22,19 @@ Told = tuple[float, str]
 TOLD = 50
 """Entries that one question is answered with at most, the latest ones."""
 
+REQUEST: Final[ContextVar[str]] = ContextVar("request", default="")
+"""The id of the request that is being served: what is noted meanwhile can be asked for by it, too."""
+
+
+@contextmanager
+def serving(request: str) -> Iterator[None]:
+    """Within, what this thread notes and logs belongs to the request of that id; "" for none."""
+    token = REQUEST.set(request)
+    try:
+        yield
+    finally:
+        REQUEST.reset(token)
+
 
 class Entry(NamedTuple):
     """Something that happened, under the names by which it can be asked for."""
@@ -29,6 +44,12 @@ class Entry(NamedTuple):
     what: str
     """A format for `facts`."""
     facts: tuple[Any, ...] = ()
+    request: str = ""
+    """The id of the request that it was done for, where there is one."""
+
+    def words(self) -> str:
+        said = self.what.format(*self.facts)
+        return f"{said} (request {self.request})" if self.request else said
 
 
 class Ring:
@@ -40,15 +61,15 @@ class Ring:
         """Told of each entry at once."""
 
     def note(self, at: float, names: tuple[str, ...], what: str, *facts: Any) -> None:
-        entry = Entry(at, names, what, facts)
+        entry = Entry(at, names, what, facts, REQUEST.get())
         self._entries.append(entry)
         if self.heard is not None:
             self.heard(entry)
 
     def about(self, name: str) -> list[Told]:
-        """The latest entries under that name, oldest first."""
-        found = [entry for entry in self._entries.copy() if name in entry.names]
-        return [(entry.at, entry.what.format(*entry.facts)) for entry in found[-TOLD:]]
+        """The latest entries under that name, or of the request with that id, oldest first."""
+        found = [entry for entry in self._entries.copy() if name in entry.names or name == entry.request]
+        return [(entry.at, entry.words()) for entry in found[-TOLD:]]
 
     def since(self) -> float | None:
         """When the oldest entry was made, where older ones have gone; None where everything is remembered."""

@@ -35,7 +35,7 @@ from ray_sched.core.asked import Asked
 from ray_sched.core.attempts import Attempt, Transaction
 from ray_sched.core.executor import Address
 from ray_sched.core.executors import MAX_TICK_GAP_S, ExecutorTable
-from ray_sched.core.history import Ring
+from ray_sched.core.history import REQUEST, Ring, serving
 from ray_sched.core.pins import (
     Effect,
     Finished,
@@ -360,8 +360,9 @@ class Pinning(Placing):
     # --- transactions ---
 
     def _begin(self, dag: str, requests: list[PinRequest], *, repair: bool) -> Transaction:
-        attempts = [Attempt(self._next_id, dag, request) for request in requests]
-        transaction = Transaction(self._next_id, dag, attempts, repair)
+        origin = "" if repair else REQUEST.get()
+        attempts = [Attempt(self._next_id, dag, request, origin) for request in requests]
+        transaction = Transaction(self._next_id, dag, attempts, repair, origin)
         self._next_id += 1
         self._transactions[transaction.id] = transaction
         self._waiting += attempts
@@ -407,9 +408,11 @@ class Pinning(Placing):
 
     def _note(self, now: float, attempt: Attempt | Pin, what: str, executor: str, *facts: object) -> None:
         function = attempt.function if isinstance(attempt, Pin) else attempt.request.function
-        self.history.note(
-            now, (attempt.dag, function, executor), what, function, attempt.dag, executor, *facts
-        )
+        # What is being served now may be another request: one that made room, say.
+        with serving("" if isinstance(attempt, Pin) else attempt.origin):
+            self.history.note(
+                now, (attempt.dag, function, executor), what, function, attempt.dag, executor, *facts
+            )
 
     def _send(self, attempt: Attempt, now: float) -> list[Effect]:
         address, request = attempt.address, attempt.request
@@ -420,7 +423,7 @@ class Pinning(Placing):
             self._unanswered.append((address, now))
         attempt.deadline = now + self._pin_timeout_s
         attempt.asked_before = self._asked.note_pin(address, request.function, now)
-        return [SendPin(address, request.function, request.batching)]
+        return [SendPin(address, request.function, request.batching, attempt.origin)]
 
     def _answered(self, attempt: Attempt, accepted: bool, now: float, *, said: bool = False) -> list[Effect]:
         """`said`: by the executor itself, which named itself."""
@@ -460,7 +463,8 @@ class Pinning(Placing):
                 continue
             del self._transactions[transaction.id]
             names = (transaction.dag, *(pin.function for pin in pins))
-            self.history.note(now, names, "all {} pins of DAG {} hold", len(pins), transaction.dag)
+            with serving(transaction.origin):
+                self.history.note(now, names, "all {} pins of DAG {} hold", len(pins), transaction.dag)
             self.pins.setdefault(transaction.dag, []).extend(pins)
             if not transaction.repair:
                 self._wanted[transaction.dag] = [attempt.request for attempt in transaction.attempts]
@@ -473,7 +477,8 @@ class Pinning(Placing):
     ) -> list[Effect]:
         del self._transactions[transaction.id]
         names = (transaction.dag, *(attempt.request.function for attempt in transaction.attempts))
-        self.history.note(now, names, "pins of DAG {} failed: {}", transaction.dag, reason)
+        with serving(transaction.origin):
+            self.history.note(now, names, "pins of DAG {} failed: {}", transaction.dag, reason)
         effects: list[Effect] = []
         for attempt in transaction.attempts:
             attempt.abandoned = True

@@ -33,6 +33,8 @@ class SendPin:
     address: Address
     function: str
     batching: bool
+    origin: str = ""
+    """The id of the request that it is for, where there is one."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ray_sched.core.execution import (
     ScheduleArrived,
     TriggerArrived,
 )
-from ray_sched.core.history import Ring
+from ray_sched.core.history import Ring, serving
 
 
 class History(Ring):
@@ -49,9 +49,10 @@ class History(Ring):
 
     def pin(self, answer: AnswerPin) -> None:
         name = answer.pin.name
-        self.note(
-            time.monotonic(), (name,), "pin of {} {}", name, "accepted" if answer.success else "refused"
-        )
+        with serving(answer.pin.request):
+            self.note(
+                time.monotonic(), (name,), "pin of {} {}", name, "accepted" if answer.success else "refused"
+            )
 
 
 def _names(request: CallRequest | DagRequest) -> tuple[str, ...]:

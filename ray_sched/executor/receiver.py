@@ -205,7 +205,7 @@ class Receiver:
 
     def _on_pin(self, message: bytes) -> None:
         pin = parse(internal.PinFunction, message)
-        self._check(message, pin.name)
+        self._check(message, pin.name, pin.request)
         self._emit(PinArrived(pin))
 
     def _on_unpin(self, message: bytes) -> None:

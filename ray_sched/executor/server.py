@@ -46,6 +46,7 @@ from ray_sched.core.execution import (
     TriggerArrived,
     Work,
 )
+from ray_sched.core.history import serving
 from ray_sched.core.open_calls import OpenCalls
 from ray_sched.errors import FunctionNotFoundError, RaySchedError
 from ray_sched.executor.answers import Answers
@@ -416,6 +417,9 @@ class ExecutorServer:
         match effect:
             case AnswerPin(pin, success, error):
                 self.history.pin(effect)
+                with serving(pin.request):
+                    answer = "accepted" if success else "refused"
+                    logger.info("a pin is %s", answer, extra=fields(function=pin.name))
                 self._reports.answer_pin(pin, success, error)
             case Report():
                 held = self._execution.functions

@@ -14,15 +14,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dray_sched/wire/internal.proto\x12\x0eray_sched.wire\"\xb4\x01\n\x0cThreadStatus\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x0b\n\x03tid\x18\x02 \x01(\r\x12\x11\n\tfunctions\x18\x03 \x03(\t\x12\x13\n\x0butilization\x18\x04 \x01(\x01\x12\x0f\n\x07running\x18\x05 \x01(\x08\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.ray_sched.wire.ExecutorType\x12\x0f\n\x07process\x18\x64 \x01(\x06\x12\x15\n\rreconnections\x18\x65 \x01(\r\"\xa8\x01\n\x0fSchedulerStatus\x12\x0c\n\x04\x64\x61gs\x18\x01 \x03(\t\x12L\n\x12\x66unction_locations\x18\x02 \x03(\x0b\x32\x30.ray_sched.wire.SchedulerStatus.FunctionLocation\x1a\x39\n\x10\x46unctionLocation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0b\n\x03tid\x18\x03 \x01(\r\"\xc2\x02\n\x12\x45xecutorStatistics\x12H\n\tfunctions\x18\x01 \x03(\x0b\x32\x35.ray_sched.wire.ExecutorStatistics.FunctionStatistics\x12>\n\x04\x64\x61gs\x18\x02 \x03(\x0b\x32\x30.ray_sched.wire.ExecutorStatistics.DagStatistics\x1aG\n\x12\x46unctionStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncall_count\x18\x02 \x01(\r\x12\x0f\n\x07runtime\x18\x03 \x03(\x01\x1aY\n\rDagStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08runtimes\x18\x02 \x03(\x01\x12\x14\n\x0cinterarrival\x18\x03 \x03(\x01\x12\x12\n\ncall_count\x18\x04 \x01(\r\"G\n\x0bPinFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10response_address\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61tching\x18\x03 \x01(\x08* \n\x0c\x45xecutorType\x12\x07\n\x03\x43PU\x10\x00\x12\x07\n\x03GPU\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dray_sched/wire/internal.proto\x12\x0eray_sched.wire\"\xb4\x01\n\x0cThreadStatus\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x0b\n\x03tid\x18\x02 \x01(\r\x12\x11\n\tfunctions\x18\x03 \x03(\t\x12\x13\n\x0butilization\x18\x04 \x01(\x01\x12\x0f\n\x07running\x18\x05 \x01(\x08\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.ray_sched.wire.ExecutorType\x12\x0f\n\x07process\x18\x64 \x01(\x06\x12\x15\n\rreconnections\x18\x65 \x01(\r\"\xa8\x01\n\x0fSchedulerStatus\x12\x0c\n\x04\x64\x61gs\x18\x01 \x03(\t\x12L\n\x12\x66unction_locations\x18\x02 \x03(\x0b\x32\x30.ray_sched.wire.SchedulerStatus.FunctionLocation\x1a\x39\n\x10\x46unctionLocation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0b\n\x03tid\x18\x03 \x01(\r\"\xc2\x02\n\x12\x45xecutorStatistics\x12H\n\tfunctions\x18\x01 \x03(\x0b\x32\x35.ray_sched.wire.ExecutorStatistics.FunctionStatistics\x12>\n\x04\x64\x61gs\x18\x02 \x03(\x0b\x32\x30.ray_sched.wire.ExecutorStatistics.DagStatistics\x1aG\n\x12\x46unctionStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncall_count\x18\x02 \x01(\r\x12\x0f\n\x07runtime\x18\x03 \x03(\x01\x1aY\n\rDagStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08runtimes\x18\x02 \x03(\x01\x12\x14\n\x0cinterarrival\x18\x03 \x03(\x01\x12\x12\n\ncall_count\x18\x04 \x01(\r\"X\n\x0bPinFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10response_address\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61tching\x18\x03 \x01(\x08\x12\x0f\n\x07request\x18\x64 \x01(\t* \n\x0c\x45xecutorType\x12\x07\n\x03\x43PU\x10\x00\x12\x07\n\x03GPU\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ray_sched.wire.internal_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_EXECUTORTYPE']._serialized_start=801
-  _globals['_EXECUTORTYPE']._serialized_end=833
+  _globals['_EXECUTORTYPE']._serialized_start=818
+  _globals['_EXECUTORTYPE']._serialized_end=850
   _globals['_THREADSTATUS']._serialized_start=50
   _globals['_THREADSTATUS']._serialized_end=230
   _globals['_SCHEDULERSTATUS']._serialized_start=233
@@ -36,5 +36,5 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_EXECUTORSTATISTICS_DAGSTATISTICS']._serialized_start=637
   _globals['_EXECUTORSTATISTICS_DAGSTATISTICS']._serialized_end=726
   _globals['_PINFUNCTION']._serialized_start=728
-  _globals['_PINFUNCTION']._serialized_end=799
+  _globals['_PINFUNCTION']._serialized_end=816
 # @@protoc_insertion_point(module_scope)

@@ -79,11 +79,13 @@ class ExecutorStatistics(_message.Message):
     def __init__(self, functions: _Optional[_Iterable[_Union[ExecutorStatistics.FunctionStatistics, _Mapping]]] = ..., dags: _Optional[_Iterable[_Union[ExecutorStatistics.DagStatistics, _Mapping]]] = ...) -> None: ...
 
 class PinFunction(_message.Message):
-    __slots__ = ("name", "response_address", "batching")
+    __slots__ = ("name", "response_address", "batching", "request")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     BATCHING_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     response_address: str
     batching: bool
-    def __init__(self, name: _Optional[str] = ..., response_address: _Optional[str] = ..., batching: bool = ...) -> None: ...
+    request: str
+    def __init__(self, name: _Optional[str] = ..., response_address: _Optional[str] = ..., batching: bool = ..., request: _Optional[str] = ...) -> None: ...

@@ -23,10 +23,11 @@ from ray_sched.actors.mailbox import Mailbox
 from ray_sched.actors.messages import Decision, Event, PinAnswered, Seen, Send
 from ray_sched.config import Config
 from ray_sched.core.executor import Address
+from ray_sched.core.history import Ring
 from ray_sched.errors import NoResourcesError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
-from ray_sched.wire.codec import OK, Reply
+from ray_sched.wire.codec import OK, Reply, refusal
 from ray_sched.wire.sockets import batching_context
 from tests.system.conftest import eventually
 
@@ -70,6 +71,7 @@ class Setting:
         self.context = batching_context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self.out = Outbox(self.context, ports.CLASSIC, lambda address: None, self._drop)
+        self.story = Ring(100)
         self.requests = RequestForwarding(
             LIMITS,
             cast(Link, self.actor),
@@ -79,6 +81,7 @@ class Setting:
             lambda peer, reply: self.answers.append((peer, reply)),
             lambda sends, now: self.noted.append(sends),
             lambda port, body: self.unheard.append((port, body)),
+            self.story,
         )
         self.lane = Lane("events")
         self.events = EventForwarding(
@@ -140,7 +143,8 @@ def test_what_the_scheduler_decides_is_sent_and_answered(ingress: Setting) -> No
     executor, client = ingress.receiver("tcp://127.0.38.2:4030"), ingress.receiver(ANSWERS)
     ingress.requests.forward(ports.DAG_CALL, b"a call", ingress.peer, 100.0)
     ingress.asked(1)
-    assert ingress.actor.calls == [("decide", (ports.DAG_CALL, b"a call", 100.0 + LIMITS.forward_timeout_s))]
+    deadline = 100.0 + LIMITS.forward_timeout_s
+    assert ingress.actor.calls == [("decide", (ports.DAG_CALL, b"a call", deadline, ""))]
     ingress.answer(0, Decision(OK, SENDS, ((ANSWERS, b"a value"),)))
     ingress.turn(100.1)
     assert executor.recv() == b"a schedule"
@@ -259,3 +263,28 @@ def test_of_too_many_events_the_oldest_go(ingress: Setting) -> None:
     assert len(batch) == MAX_EVENTS
     assert batch[-2:] == [PinAnswered(True, f"{MAX_EVENTS + 9}"), Seen((), 100.0)]
     assert ingress.dropped["events"] == 1
+
+
+def test_each_request_has_an_id_by_which_its_end_is_told(ingress: Setting) -> None:
+    for body in (b"one", b"two", b"three"):
+        ingress.requests.forward(ports.DAG_DELETE, body, ingress.peer, 100.0)
+    ingress.asked(3)
+    ids = [arguments[3] for _, arguments in sorted(ingress.actor.calls, key=lambda call: call[1][1])]
+    one, three, two = ids
+    assert len(set(ids)) == 3
+    ingress.answer(next(n for n, (_, a) in enumerate(ingress.actor.calls) if a[3] == one), Decision(OK))
+    ingress.turn(100.1)
+    refused = Decision(refusal(NoResourcesError("none")))
+    ingress.answer(next(n for n, (_, a) in enumerate(ingress.actor.calls) if a[3] == two), refused)
+    ingress.turn(100.2)
+    ingress.requests.sweep(1e9)
+    came = f"a request came to port {ports.DAG_DELETE}, and was handed to the Scheduler (request {{}})"
+    assert ingress.story.about(one) == [
+        (100.0, came.format(one)), (100.1, f"the request is answered (request {one})"),
+    ]  # fmt: skip
+    assert ingress.story.about(two)[1:] == [
+        (100.2, f"the request is refused: NO_RESOURCES (request {two})"),
+    ]
+    assert ingress.story.about(three)[1:] == [
+        (1e9, f"the request is refused: NO_RESOURCES (request {three})"),
+    ]

@@ -12,7 +12,7 @@ from ray_sched.core.dags import plan_of
 from ray_sched.core.dispatch import Dispatcher
 from ray_sched.core.executor import Status
 from ray_sched.core.executors import ExecutorTable
-from ray_sched.core.history import TOLD, Ring
+from ray_sched.core.history import TOLD, Ring, serving
 from ray_sched.core.policies import load_policy
 from ray_sched.errors import NoResourcesError
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -35,6 +35,18 @@ def test_an_answer_has_the_latest_entries_and_not_too_many() -> None:
         ring.note(float(number), ("x",), "{}", number)
     assert len(ring.about("x")) == TOLD
     assert ring.about("x")[-1] == (5 * TOLD - 1, str(5 * TOLD - 1))
+
+
+def test_what_is_noted_for_a_request_is_found_by_its_id() -> None:
+    ring = Ring(10)
+    with serving("r1"):
+        ring.note(1.0, ("dag",), "DAG {} is created", "dag")
+        with serving(""):
+            ring.note(2.0, ("other",), "done for nobody")
+    ring.note(3.0, ("dag",), "DAG {} is deleted", "dag")
+    assert ring.about("r1") == [(1.0, "DAG dag is created (request r1)")]
+    assert ring.about("dag") == [(1.0, "DAG dag is created (request r1)"), (3.0, "DAG dag is deleted")]
+    assert ring.about("other") == [(2.0, "done for nobody")]
 
 
 class World:

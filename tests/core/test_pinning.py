@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executor import Address, Status
 from ray_sched.core.executors import ExecutorTable
+from ray_sched.core.history import serving
 from ray_sched.core.pinning import QUARANTINE_S, Pinning
 from ray_sched.core.pins import (
     Demand,
@@ -92,6 +93,26 @@ def finished(effects: list[Effect]) -> Finished:
     ends = [e for e in effects if isinstance(e, Finished)]
     assert len(ends) == 1, effects
     return ends[0]
+
+
+def test_what_is_done_for_a_request_is_told_by_its_id_alone() -> None:
+    c = Cluster(A, B)
+    with serving("r1"):
+        first = sent(c.create("one", "f"))
+    with serving("r2"):
+        assert not c.create("two", "g")  # it waits for the first one's answer
+    with serving("r3"):
+        second = sent(c.answer(True, first))
+    assert (first.origin, second.origin) == ("r1", "r2")
+    c.answer(True, second)
+    told = {id: [what for _, what in c.pinning.history.about(id)] for id in ("r1", "r2", "r3")}
+    assert [what.partition(": ")[0] for what in told["r1"]][:1] == ["pin of f for DAG one"]
+    assert told["r1"][-1] == "all 1 pins of DAG one hold (request r1)"
+    assert told["r2"][-1] == "all 1 pins of DAG two hold (request r2)"
+    assert not told["r3"]
+    c.now += 10.0
+    c.status(first.address)  # its process has begun anew
+    assert c.pinning.history.about("one")[-1][1].endswith("is lost")  # for nobody's request
 
 
 def test_accepted_pins_complete_the_transaction() -> None:

@@ -109,6 +109,32 @@ def test_a_dag_call_and_its_pins_are_told(client: ray_sched.Client, keyed_group:
     in_order(told(keyed_group, "why_line"), "DAG why_line is deleted")
 
 
+def test_a_request_is_told_by_its_id_through_all_actors_and_the_executor(
+    client: ray_sched.Client, keyed_group: Group
+) -> None:
+    client.register(lambda library: 1, "why_asked")
+    client.register_dag("why_request", ["why_asked"])
+    created = next(line for line in told(keyed_group, "why_request").splitlines() if "is created" in line)
+    text = told(keyed_group, request_in(created), lambda text: "is answered" in text)
+    in_order(
+        text,
+        "a request came to port 5004, and was handed to the Scheduler",
+        "pin of why_asked for DAG why_request: 127.0.18.2:",
+        "pin of why_asked accepted",
+        "all 1 pins of DAG why_request hold",
+        "DAG why_request is created",
+        "the request is answered",
+    )
+    client.delete_dag("why_request")
+    deleted = next(line for line in told(keyed_group, "why_request").splitlines() if "is deleted" in line)
+    text = told(keyed_group, request_in(deleted), lambda text: "is answered" in text)
+    in_order(text, "came to port 5006", "is deleted", "was told to unpin why_asked", "is answered")
+
+
+def request_in(line: str) -> str:
+    return line.rpartition("(request ")[2].rstrip(")")
+
+
 def test_a_refused_creation_and_a_refused_call_are_told(client: ray_sched.Client, keyed_group: Group) -> None:
     with pytest.raises(ray_sched.FunctionNotFoundError):
         client.register_dag("why_refused", ["why_nothing"])
