@@ -108,6 +108,11 @@ class SchedulerConfig:
     request_timeout_s: float = setting(
         60.0, "Seconds that any other request may take before it is answered with an error.", minimum=1
     )
+    table_timeout_s: float = setting(
+        5.0,
+        "Seconds that what has to know the executors waits for the Policy to tell of them, after a restart.",
+        minimum=0.05,
+    )
     result_timeout_s: float = setting(
         60.0, "Seconds that a call through the actor handle waits for its result by default.", minimum=0.1
     )
@@ -155,6 +160,9 @@ class IngressConfig:
         "ports, and hands them out in turn: for hosts with cores to spare.",
         minimum=1,
         maximum=MAX_SHARDS,
+    )
+    loop_timeout_s: float = setting(
+        5.0, "Seconds that the loop has to take what another actor hands it.", minimum=0.05
     )
 
 
@@ -213,6 +221,9 @@ class ExecutorConfig:
     )
     reload_period_s: float = setting(
         5.0, "Seconds after which a function that was registered again takes effect, at most.", minimum=0.05
+    )
+    linger_ms: int = setting(
+        500, "Milliseconds that what an executor has sent has to leave it when it stops.", minimum=0
     )
     runtime_dir: str = setting(
         "",
@@ -285,6 +296,15 @@ class Config:
         "", "Address of an existing Ray cluster; empty: one is started.", kind="ray address"
     )
     start_timeout_s: float = setting(120.0, "Seconds that the whole group has to become ready.", minimum=1)
+    stop_timeout_s: float = setting(
+        20.0,
+        "Seconds that the whole group has to stop; the threads of its actors a quarter of it.",
+        minimum=1,
+    )
+    answer_timeout_s: float = setting(
+        2.0, "Seconds that an actor waits for another one's word, where it goes on without it.", minimum=0.05
+    )
+    ray_timeout_s: float = setting(5.0, "Seconds that a Ray cluster has to take a connection.", minimum=0.1)
     log_level: str = setting(
         "INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )
@@ -322,6 +342,11 @@ class Config:
     def kvs_host(self) -> str:
         """The routing tier's address: what port 5000 answers."""
         return self.host if self.kvs.host == "embedded" else self.kvs.host
+
+    @property
+    def threads_stop_timeout_s(self) -> float:
+        """Seconds that a thread of an actor has to end."""
+        return self.stop_timeout_s / 4
 
     @property
     def functions_per_executor(self) -> int:

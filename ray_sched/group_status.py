@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ray_sched import running
 from ray_sched.config import Config
 from ray_sched.errors import NotRunningError
-from ray_sched.holder import CONNECT_S
 
 if TYPE_CHECKING:
     from ray_sched.actors.group import Group
@@ -48,7 +47,7 @@ def attached(config: Config) -> Iterator[Group]:
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
-    connect(ray_address or (entry.ray_address if entry else ""), CONNECT_S)
+    connect(ray_address or (entry.ray_address if entry else ""), config.ray_timeout_s)
     try:
         yield Group.attach(entry.group if entry else config.group_name)
     finally:

@@ -35,11 +35,6 @@ Tell = Callable[[Mapping[str, Any]], None]
 """Told of what happens: `{"part": role, "facts": {...}, "seconds": s}` for each part that is ready, then
 `{"ready": host}`; `{"stopping": True}` when it is told to end; `{"error": words, "code": exit code}`."""
 
-STOP_S: Final = 20.0
-"""What the actors' clean stop may take."""
-CONNECT_S: Final = 5.0
-ENDING_S: Final = 5.0
-"""What Ray's processes may take to end when their cluster has."""
 INTERRUPTED: Final = 130
 RELEASE: Final = b"."
 """On its standard input: from now on it lives by itself."""
@@ -67,7 +62,7 @@ def forget_ended(config: Config) -> None:
     from ray_sched.actors import names
     from ray_sched.actors.cluster import connect, disconnect
 
-    connect(config.ray_address, CONNECT_S)
+    connect(config.ray_address, config.ray_timeout_s)
     try:
         if left.group not in names.roles_by_group():
             running.forget(left)
@@ -96,7 +91,7 @@ def _hold(config: Config, tell: Tell) -> int:
         interruption.install()
         _check_keys(config)
         forget_ended(config)
-        running.claim(entry)
+        running.claim(entry, config.ray_timeout_s)
         check_free(config)
         return _hold_claimed(config, tell, interruption, entry)
     except KeyboardInterrupt:
@@ -105,7 +100,7 @@ def _hold(config: Config, tell: Tell) -> int:
         tell({"error": str(error), "code": exit_code(error)})
         return exit_code(error)
     finally:
-        entry.clean_up(ENDING_S)
+        entry.clean_up(config.threads_stop_timeout_s)
         running.forget(entry)
 
 
@@ -130,7 +125,7 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
         try:
             tell({"part": "ray", "facts": {"address": address}, "seconds": time.monotonic() - began})
             group = Group.start(config, ready_parts(tell, time.monotonic() - began))
-            undo.callback(group.stop, STOP_S)
+            undo.callback(group.stop, config.stop_timeout_s)
             ready = True  # before it is told: whoever hears it may end this at once
             tell({"ready": config.host})
             while not interruption.asked:
@@ -149,7 +144,7 @@ def _start_ray(config: Config, entry: Running, undo: contextlib.ExitStack) -> st
     from ray_sched.actors.cluster import LocalCluster, connect, disconnect
 
     if config.ray_address:
-        connect(config.ray_address, CONNECT_S)
+        connect(config.ray_address, config.ray_timeout_s)
         undo.callback(disconnect)
         address = config.ray_address
     else:

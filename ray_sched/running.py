@@ -12,12 +12,9 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from ray_sched import processes
 from ray_sched.errors import AlreadyRunningError, NotRunningError
-
-_CONNECT_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,14 @@ class Running:
         """Whether its process lives; a group without one is believed."""
         return not self.pid or processes.started(self.pid) == self.pid_started
 
-    def cluster_is_gone(self) -> bool:
-        """Whether it has no process, and nothing takes connections where its Ray cluster was."""
+    def cluster_is_gone(self, timeout_s: float) -> bool:
+        """Whether it has no process, and nothing takes a connection within `timeout_s` seconds where its Ray
+        cluster was."""
         host, _, port = self.ray_address.rpartition(":")
         if self.pid or not host or not port.isdigit():
             return False
         try:
-            socket.create_connection((host, int(port)), _CONNECT_S).close()
+            socket.create_connection((host, int(port)), timeout_s).close()
         except OSError:
             return True
         return False
@@ -77,8 +75,9 @@ def folder() -> Path:
     return path
 
 
-def claim(entry: Running) -> None:
-    """Writes its file, unless its host has one; that of a group whose Ray cluster has gone gives way.
+def claim(entry: Running, ray_timeout_s: float = 5.0) -> None:
+    """Writes its file, unless its host has one; that of a group whose Ray cluster has gone (which takes no
+    connection within `ray_timeout_s` seconds) gives way.
 
     Raises:
         AlreadyRunningError: a group runs there, or is being started.
@@ -92,7 +91,7 @@ def claim(entry: Running) -> None:
                 return
             except FileExistsError:
                 other = find(entry.host)
-            if other is not None and other.cluster_is_gone():
+            if other is not None and other.cluster_is_gone(ray_timeout_s):
                 forget(other)
             elif other is not None:
                 where = f"process {other.pid}" if other.pid else f"in the Ray cluster at {other.ray_address}"

@@ -19,7 +19,6 @@ from ray_sched.bound_ports import check_free
 from ray_sched.config import Config
 from ray_sched.errors import RaySchedError
 from ray_sched.holder import (
-    CONNECT_S,
     INTERRUPTED,
     RELEASE,
     Order,
@@ -109,8 +108,8 @@ def _start_in_cluster(config: Config, tell: Tell) -> int:
     entry = Running(config.host, config.group_name, config.ray_address, 0, int(time.time()))
     try:
         forget_ended(config)
-        connect(config.ray_address, CONNECT_S)
-        running.claim(entry)
+        connect(config.ray_address, config.ray_timeout_s)
+        running.claim(entry, config.ray_timeout_s)
         try:
             check_free(config)
             Group.start(config, ready_parts(tell))

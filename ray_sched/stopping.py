@@ -10,7 +10,6 @@ from typing import Final
 from ray_sched import running
 from ray_sched.config import Config
 from ray_sched.errors import NotRunningError, RaySchedError
-from ray_sched.holder import CONNECT_S
 from ray_sched.running import Running
 
 _POLL_S: Final = 0.1
@@ -34,7 +33,7 @@ def stop(config: Config, timeout_s: float) -> bool:
             raise NotRunningError(
                 f"no scheduler group of this user runs on {config.host}, so there is nothing to stop"
             )
-        _stop_actors(config.group_name, config.ray_address, timeout_s)
+        _stop_actors(config.group_name, config, config.ray_address, timeout_s)
         return True
     if entry.pid:
         _stop_holder(entry, timeout_s)
@@ -42,10 +41,10 @@ def stop(config: Config, timeout_s: float) -> bool:
     address = config.ray_address or entry.ray_address
     was_there = True
     try:
-        if address == entry.ray_address and entry.cluster_is_gone():
+        if address == entry.ray_address and entry.cluster_is_gone(config.ray_timeout_s):
             was_there = False
         else:
-            _stop_actors(entry.group, address, timeout_s)
+            _stop_actors(entry.group, config, address, timeout_s)
     except _GroupGoneError:
         if address != entry.ray_address:
             raise
@@ -75,11 +74,11 @@ def _stop_holder(entry: Running, timeout_s: float) -> None:
     running.forget(entry)
 
 
-def _stop_actors(name: str, ray_address: str, timeout_s: float) -> None:
+def _stop_actors(name: str, config: Config, ray_address: str, timeout_s: float) -> None:
     from ray_sched.actors.cluster import connect, disconnect
     from ray_sched.actors.group import Group
 
-    connect(ray_address, CONNECT_S)
+    connect(ray_address, config.ray_timeout_s)
     try:
         try:
             group = Group.attach(name)

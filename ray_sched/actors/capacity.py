@@ -45,6 +45,7 @@ class Capacity:
             told.reserved,
             timeout_s=settings.reservation_timeout_s,
             check_s=settings.reservation_check_s,
+            answer_timeout_s=config.answer_timeout_s,
         )
         self._demands = Demands(config.group_name, settings.demand_s)
         self._keeper = SlotKeeper(

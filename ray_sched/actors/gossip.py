@@ -34,8 +34,6 @@ from ray_sched.wire.sockets import PushSockets
 log = logging.getLogger(__name__)
 
 MAX_PEERS = 1_000
-ANSWER_TIMEOUT_S = 2.0
-"""How long the Scheduler and the Policy have to say what is to be told."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class GossipActor:
     def stop(self) -> None:
         self._metering.stop()
         self._stopping.set()
-        self._thread.join(5.0)
+        self._thread.join(self._config.threads_stop_timeout_s)
 
     # --- inside ---
 
@@ -192,8 +190,8 @@ class GossipActor:
         if not hosts and not siblings:
             return
         try:
-            dags = self._scheduler.get("dag_names", timeout_s=ANSWER_TIMEOUT_S)
-            locations = self._policy.get("locations", timeout_s=ANSWER_TIMEOUT_S)
+            dags = self._scheduler.get("dag_names", timeout_s=self._config.answer_timeout_s)
+            locations = self._policy.get("locations", timeout_s=self._config.answer_timeout_s)
         except RaySchedError as error:
             log.warning("nothing is told to the peers this time: %s", error)
             return

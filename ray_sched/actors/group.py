@@ -81,8 +81,6 @@ _STOP_ORDER: Final = (
 write."""
 
 _WITHOUT_HISTORY: Final = (names.KVS, names.STATS, names.GOSSIP)
-_CLEANUP_S: Final = 10.0
-"""What stopping may take after a start that failed."""
 _POLL_S: Final = 0.05
 
 
@@ -123,7 +121,7 @@ class Group:
             if config.host in config.scheduler_ips:
                 group._await_reports(deadline, config.start_timeout_s)
         except BaseException:
-            group.stop(_CLEANUP_S)
+            group.stop(config.stop_timeout_s / 2)
             raise
         return group
 
@@ -216,7 +214,7 @@ class Group:
             is_late = time.monotonic() > deadline
             asked = self.handles[names.POLICY].unknown.remote(list(roles))
             # It was ready: a moment past the deadline it says what is missing.
-            unknown = _get(names.POLICY, asked, deadline + _CLEANUP_S, timeout_s)
+            unknown = _get(names.POLICY, asked, deadline + timeout_s / 4, timeout_s)
             roles = {address: roles[address] for address in unknown}
             if roles and is_late:
                 missing = ", ".join(roles.values())

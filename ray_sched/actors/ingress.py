@@ -26,8 +26,6 @@ from ray_sched.core.replication import Update
 from ray_sched.errors import TimedOutError
 from ray_sched.wire import ports
 
-LOOP_TIMEOUT_S: Final = 5.0
-
 
 class IngressActor:
     CONCURRENCY_GROUPS: Final = {"events": 1}
@@ -91,8 +89,9 @@ class IngressActor:
                 done.set()
 
         self._loop.mailbox.put(act)
-        if not done.wait(LOOP_TIMEOUT_S):
-            raise TimedOutError(f"the ingress loop did not take it within {LOOP_TIMEOUT_S:g} s")
+        timeout_s = self._config.ingress.loop_timeout_s
+        if not done.wait(timeout_s):
+            raise TimedOutError(f"the ingress loop did not take it within {timeout_s:g} s")
 
 
 class ShardActor(IngressActor):

@@ -182,7 +182,7 @@ class IngressLoop:
         """From any thread; returns once the ports are free."""
         self._stopping.set()
         self.mailbox.put(lambda now: None)
-        self._thread.join(5.0)
+        self._thread.join(self._config.threads_stop_timeout_s)
         self._forwarding.close()
         self._events_lane.close()
         self._gossip_lane.close()

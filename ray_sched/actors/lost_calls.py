@@ -34,7 +34,6 @@ from ray_sched.wire import cloudburst_pb2 as cb
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10_000
-ANSWER_S: Final = 2.0
 LOST: Final = (
     "no executor could take the call, or it was lost when one or the scheduler ended; it may have run"
 )
@@ -55,6 +54,9 @@ class LostCalls:
         With shards (see `sharded_ingress`) each has its file, and so has the front.
         """
         self._scheduler = scheduler
+        # What the Scheduler waits for itself: the store, its executors, and the Policy after a restart.
+        waits = config.scheduler.request_timeout_s, config.answer_timeout_s, config.scheduler.table_timeout_s
+        self._timeout_s = sum(waits)
         self._mailbox = mailbox
         self._lane = Lane("lost-calls")
         limits, now = config.scheduler, time.monotonic()
@@ -85,7 +87,7 @@ class LostCalls:
         try:
             for start in range(0, len(doubtful), BATCH):
                 batch = doubtful[start : start + BATCH]
-                still_open += self._scheduler.get("settle_calls", batch, timeout_s=60.0)
+                still_open += self._scheduler.get("settle_calls", batch, timeout_s=self._timeout_s)
         except Exception as error:
             log.warning("calls=%d that may be lost are looked after later: %s", len(doubtful), error)
             done = False
@@ -166,7 +168,7 @@ def _ask(config: Config, addresses: Iterable[Address], known: Collection[Address
                 foreign.add(address)
         except AttributeError:  # an actor of an older version
             unheard.add(address)
-    done, late = wait(asked, timeout=ANSWER_S)
+    done, late = wait(asked, timeout=config.answer_timeout_s)
     # One that ends leaves what it had taken on to the next one, which answers that.
     unheard.update(asked[future] for future in done if future.exception() is not None)
     told = {asked[future]: future.result() for future in done if future.exception() is None}

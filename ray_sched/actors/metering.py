@@ -42,6 +42,7 @@ class Metering:
         self._read = read
         self._tags = {"group": config.group_name}
         self._period_s = config.stats.metrics_period_s
+        self._stop_timeout_s = config.threads_stop_timeout_s
         self._published: dict[tuple[str, tuple[str, ...]], float] = {}
         self._instruments: dict[str, Any] = {}
         self._stopping = threading.Event()
@@ -52,7 +53,7 @@ class Metering:
     def stop(self) -> None:
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join(1.0)
+            self._thread.join(self._stop_timeout_s)
 
     def _run(self) -> None:
         while not self._stopping.wait(self._period_s):

@@ -58,13 +58,9 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 CACHED_KEYS: Final = "ANNA_METADATA|cache_ip|"
-STOP_S: Final = 5.0
-"""What giving back the reservations may take."""
 MISSING_PERIOD_S: Final = 1.0
 TOLD: Final = 10
 """DAGs, and functions of each, that are named in the log at once."""
-RECOVERY_S: Final = 2.0
-"""How long a restarted Policy waits for the Ingress to tell what it knows."""
 
 
 class PolicyActor:
@@ -192,7 +188,7 @@ class PolicyActor:
     @ray.method(concurrency_group="pins")
     def reconcile(self, dags: dict[str, list[PinRequest]], creating: list[str], as_of: float) -> None:
         """The Scheduler's own DAGs, and those that it is creating, as of a time of the monotonic clock."""
-        if not self._recovered.wait(RECOVERY_S):
+        if not self._recovered.wait(self._config.answer_timeout_s):
             return
         with self._lock:
             now = time.monotonic()
@@ -293,8 +289,8 @@ class PolicyActor:
     def stop(self) -> None:
         self._stopping.set()
         self._metering.stop()
-        self._ticker.join(5.0)
-        self._capacity.stop(STOP_S)
+        self._ticker.join(self._config.threads_stop_timeout_s)
+        self._capacity.stop(self._config.threads_stop_timeout_s)
         self._kvs.close()
         with self._lock:
             self._record.close()
@@ -488,7 +484,7 @@ class PolicyActor:
             self._recovered.set()
             return
         try:
-            snapshot: Update = self._ingress.get("snapshot", timeout_s=RECOVERY_S)
+            snapshot: Update = self._ingress.get("snapshot", timeout_s=self._config.answer_timeout_s)
         except RaySchedError as error:
             log.info("no executors recovered: %s", error)
         else:

@@ -40,7 +40,6 @@ PREFIX: Final = "pin/"
 WORKERS: Final = 4
 POLL_S: Final = 0.005
 LONGEST_POLL_S: Final = 0.1
-ASK_S: Final = 2.0
 _CREATED: Final = "CREATED"
 _REMOVED: Final = "REMOVED"
 
@@ -112,9 +111,12 @@ class _Held:
 
 
 class Reservations:
-    """Thread-safe. `timeout_s`: what Ray has to find room for one. `check_s`: the time between two checks."""
+    """Thread-safe. `timeout_s`: what Ray has to find room for one. `check_s`: the time between two checks.
+    `answer_timeout_s`: what another group's Policy has to say what it reserves."""
 
-    def __init__(self, group: str, answer: Answer, *, timeout_s: float, check_s: float) -> None:
+    def __init__(
+        self, group: str, answer: Answer, *, timeout_s: float, check_s: float, answer_timeout_s: float
+    ) -> None:
         self.differences = 0
         """How often Ray's list was not what it should be."""
         self.checks = 0
@@ -123,6 +125,7 @@ class Reservations:
         self._answer = answer
         self._timeout_s = timeout_s
         self._check_s = check_s
+        self._answer_timeout_s = answer_timeout_s
         self._lock = threading.Lock()
         self._wanted: dict[str, _Wanted] = {}
         self._held: dict[str, _Held] = {}
@@ -308,7 +311,7 @@ class Reservations:
             if group == self._group or names.POLICY not in roles:
                 continue
             try:
-                theirs = Link(group, names.POLICY).get("reservation_names", timeout_s=ASK_S)
+                theirs = Link(group, names.POLICY).get("reservation_names", timeout_s=self._answer_timeout_s)
             except RaySchedError as error:
                 log.info("group=%s does not say what it reserves: %s", group, error)
                 theirs = None

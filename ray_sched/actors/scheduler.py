@@ -64,8 +64,6 @@ RETRY_S: Final = 1.0
 AGAIN_S: Final = 0.5
 FRESH_PAUSE_S: Final = 0.05
 """After which a DAG that found no room is tried again, where its creator waits."""
-FRESH_S: Final = 5.0
-"""How long what needs to know the executors waits for the Policy to tell them."""
 CALL_KINDS: Final = {
     ports.FUNCTION_CALL: "function",
     ports.DAG_CALL: "dag",
@@ -134,7 +132,13 @@ class SchedulerActor:
             keys=Keys.of_group(config.security.curve),
         )
         causal = config.kvs.consistency == "causal"
-        self._catalog = Catalog(self._kvs, group, causal=causal, max_name_bytes=limits.max_name_bytes)
+        self._catalog = Catalog(
+            self._kvs,
+            group,
+            causal=causal,
+            max_name_bytes=limits.max_name_bytes,
+            max_replicas=limits.max_executors,
+        )
         self._dags = Dags(
             config,
             self._lock,
@@ -319,7 +323,9 @@ class SchedulerActor:
 
         Raises KvsError, NoResourcesError, TimedOutError.
         """
-        if not self._leasing.fresh.wait(FRESH_S):  # after a restart its table is empty
+        if not self._leasing.fresh.wait(
+            self._config.scheduler.table_timeout_s
+        ):  # after a restart its table is empty
             raise NoResourcesError("the Policy has not told yet which executors there are: try again")
         with self._lock:
             known = frozenset(self._leasing.table.executors)
@@ -561,7 +567,7 @@ class SchedulerActor:
     def stop(self) -> None:
         self._stopping.set()
         self._metering.stop()
-        self._heart.join(5.0)
+        self._heart.join(self._config.threads_stop_timeout_s)
         self._lane.close()
         self._python.close()
         self._kvs.close()

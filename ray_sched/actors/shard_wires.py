@@ -128,6 +128,7 @@ class Proxies:
         keys = Keys.of_group(config.security.curve)
         self._guard = Guard(self._context, keys)
         self._on_failure = on_failure
+        self._stop_timeout_s = config.threads_stop_timeout_s
         pairs: list[tuple[Socket, Socket]] = []
         try:
             for port in CALL_PORTS:
@@ -162,7 +163,7 @@ class Proxies:
         self._guard.close()
         self._context.term()  # the proxies end with this, and it with their sockets
         for thread in self._threads:
-            thread.join()
+            thread.join(self._stop_timeout_s)
 
     def _run(self, front: Socket, back: Socket) -> None:
         try:

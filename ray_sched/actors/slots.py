@@ -34,7 +34,6 @@ WATCH_S: Final = 5.0
 """How long a call stays parked: one that never returned would hold up its actor's end."""
 AGAIN_S: Final = 0.2
 """After which an executor that is being started anew is asked again, at first."""
-START_TIMEOUT_S: Final = 60.0
 DEMAND_LOOK_S: Final = 0.5
 
 OPTIONS: Final[Mapping[str, Any]] = {
@@ -97,7 +96,7 @@ class SlotKeeper:
             threads=config.ports.threads,
             idle_timeout_s=config.executor.idle_timeout_s,
             min_count=config.executor.min_count,
-            start_timeout_s=START_TIMEOUT_S,
+            start_timeout_s=config.start_timeout_s,
         )
         self._watched: dict[Address, _Watched] = {}
         self._nodes: dict[str, dict[str, Any]] = {}

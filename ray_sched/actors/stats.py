@@ -52,7 +52,7 @@ class StatsActor:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(5.0)
+        self._thread.join(self._config.threads_stop_timeout_s)
 
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

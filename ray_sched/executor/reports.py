@@ -31,7 +31,6 @@ NAMES: Final = 1000
 RUNTIMES: Final = 1000
 """Run times of each function and DAG that one report holds at most; counts are always whole."""
 SOCKETS: Final = 64
-LINGER_MS: Final = 500
 
 
 class _Times:
@@ -131,7 +130,7 @@ class Reports:
         with self._lock:
             _add(self._dags, name, max(0.0, runtime_s))
 
-    def close(self, linger_ms: int = LINGER_MS) -> None:
+    def close(self, linger_ms: int) -> None:
         """Send what waits, for so long at most, and give up the sockets. Again is harmless."""
         with self._lock:
             if not self._closed:

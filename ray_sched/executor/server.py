@@ -76,7 +76,6 @@ MESSAGE_LIMIT: Final = 10_000
 """User messages that wait to be received; further ones push the oldest out."""
 TICK_S: Final = 1.0
 POLL_S: Final = 0.2
-LINGER_MS: Final = 500
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ class ExecutorServer:
 
     def _let_go(self) -> None:
         self._journal.close()
-        self._reports.close()
+        self._reports.close(self._config.executor.linger_ms)
         self._kvs.close()
 
     # The I/O thread.
@@ -329,7 +328,7 @@ class ExecutorServer:
         loading = self._loading
         if loading is not None:
             self._reports.answer_pin(loading.pin, False, cb.EXECUTION_ERROR)
-        self._reports.close()
+        self._reports.close(self._config.executor.linger_ms)
         self._on_stuck()
 
     # The run thread.
@@ -343,7 +342,7 @@ class ExecutorServer:
                     self._answers.ended(destination, entry)
                 self._answers.flush(self._config.kvs.timeout_s)
                 self._let_go()
-            self._outbox.close(LINGER_MS)
+            self._outbox.close(self._config.executor.linger_ms)
             self._guard.close()
             self._context.term()
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from ray_sched.actors import lost_calls, names
+from ray_sched.actors import names
 from ray_sched.actors.link import Link
 from ray_sched.actors.lost_calls import BATCH, LOST, LostCalls, destination_of, settle
 from ray_sched.actors.mailbox import Mailbox
@@ -28,6 +28,7 @@ from ray_sched.wire import cloudburst_pb2 as cb
 
 KVS_IP = "127.0.36.1"
 WAIT_S = 20.0
+CONFIG = Config().replace(answer_timeout_s=0.05)
 A, B = ("127.0.36.2", 0), ("127.0.36.2", 1)
 
 
@@ -61,7 +62,7 @@ class Ingress:
         self.scheduler = Scheduler()
         self._mailbox: Mailbox[Callable[[float], None]] = Mailbox()
         self.lost = LostCalls(
-            Config().replace(**{"executor.runtime_dir": str(folder)}),
+            CONFIG.replace(**{"executor.runtime_dir": str(folder)}),
             cast(Link, self.scheduler),
             self._mailbox,
         )
@@ -150,7 +151,7 @@ def no_executors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settled(kvs: KvsClient, *doubtful: Doubtful) -> list[Doubtful]:
-    return settle(Config(), kvs, doubtful, ())
+    return settle(CONFIG, kvs, doubtful, ())
 
 
 def error_at(kvs: KvsClient, key: str) -> Any:
@@ -216,7 +217,6 @@ def asking(monkeypatch: pytest.MonkeyPatch, executors: dict[Address, object]) ->
 
     monkeypatch.setattr(names, "find", find)
     monkeypatch.setattr(names, "executors", dict)
-    monkeypatch.setattr(lost_calls, "ANSWER_S", 0.05)
 
 
 WAITS = OpenCalls([], [("key", ("g", 0))])
@@ -267,8 +267,8 @@ def test_a_foreign_executor_keeps_open_what_waits_for_it_until_it_is_gone(
 ) -> None:
     asking(monkeypatch, {A: Asked(WAITS)})
     call = Doubtful((A, B), to("key"), False, (("g", 0),))
-    assert settle(Config(), kvs, [call], {B}) == [call._replace(stood=None)]
-    assert settle(Config(), kvs, [call], set()) == []
+    assert settle(CONFIG, kvs, [call], {B}) == [call._replace(stood=None)]
+    assert settle(CONFIG, kvs, [call], set()) == []
     assert LOST in error_at(kvs, "key")[0]
 
 
@@ -276,7 +276,7 @@ def test_of_a_continued_call_all_executors_are_asked(kvs: KvsClient, monkeypatch
     asking(monkeypatch, {A: Asked(OpenCalls([], [])), B: Asked(OpenCalls(["key"], []))})
     for continued, open_calls in ((True, 1), (False, 0)):
         call = Doubtful((A,), to("key"), continued, ())
-        assert len(settle(Config(), kvs, [call], {A, B})) == open_calls
+        assert len(settle(CONFIG, kvs, [call], {A, B})) == open_calls
 
 
 def test_only_calls_and_schedules_have_somebody_who_waits() -> None:

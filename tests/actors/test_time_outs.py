@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ray_sched
-from ray_sched.actors import names, scheduler
+from ray_sched.actors import names
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.open_calls import Doubtful
@@ -58,6 +58,7 @@ def config(anna: PlayedAnna, tmp_path_factory: pytest.TempPathFactory) -> Config
             "kvs.timeout_s": 1.0,
             "kvs.retries": 0,
             "scheduler.request_timeout_s": 2.0,
+            "scheduler.table_timeout_s": 0.05,
             # The played executor does not go on to say that it is there.
             "scheduler.executor_timeout_s": 600.0,
             # So that nothing is made good by the look at all DAGs that comes once in a while.
@@ -194,7 +195,6 @@ def test_a_scheduler_that_knows_no_executors_yet_takes_no_call_for_lost(
     actors: Actors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restarted = actors[names.SCHEDULER]
-    monkeypatch.setattr(scheduler, "FRESH_S", 0.05)
     untold = threading.Event()
     monkeypatch.setattr(untold, "set", lambda: None)  # the Policy goes on to tell
     monkeypatch.setattr(restarted._leasing, "fresh", untold)
