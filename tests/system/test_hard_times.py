@@ -65,21 +65,6 @@ def serves(client: Client) -> bool:
         return False
 
 
-def lists(client: Client) -> bool:
-    try:
-        return "hard_incr" in client.list("hard_i", timeout_s=WAIT_S)
-    except ray_sched.NoResourcesError:
-        return False
-
-
-def registers(client: Client) -> bool:
-    try:
-        client.register(lambda _: 1, "hard_late", timeout_s=WAIT_S)
-    except ray_sched.NoResourcesError:
-        return False
-    return True
-
-
 def status(group: Group, role: str) -> dict[str, Any]:
     told: dict[str, Any] = ray.get(names.find(group.name, role).status.remote(), timeout=WAIT_S)
     return told
@@ -181,31 +166,18 @@ def flood(port: int, body: bytes) -> Iterator[None]:
     assert unanswered == 0
 
 
-@pytest.mark.parametrize(
-    ("port", "body"),
-    [
-        (ports.DAG_CALL, cb.DagCall(name="hard", response_address="tcp://127.0.17.9:9").SerializeToString()),
-        (ports.LIST, b""),
-        (ports.FUNCTION_CREATE, cb.Function(name="flood", body=b"x").SerializeToString()),
-        (ports.DAG_CREATE, cb.Dag(name="flood").SerializeToString()),
-    ],
-    ids=["calls", "lists", "functions", "DAGs"],
-)
-def test_a_flood_on_one_port_starves_no_other(group: Group, client: Client, port: int, body: bytes) -> None:
-    with flood(port, body):
-        if port != ports.FUNCTION_CREATE:
-            client.register(lambda _: 1, "hard_late", timeout_s=WAIT_S)
-        if port != ports.LIST:
-            assert "hard_incr" in client.list("hard_i", timeout_s=WAIT_S)
-        if port != ports.DAG_CREATE:
-            client.register_dag("hard_late", ["hard_incr"], timeout_s=WAIT_S)
-            client.delete_dag("hard_late", timeout_s=WAIT_S)
+def test_a_flood_of_calls_starves_no_other_port(group: Group, client: Client) -> None:
+    """`tests/actors/test_floods.py` does it to each port, in one process."""
+    call = cb.DagCall(name="hard", response_address="tcp://127.0.17.9:9").SerializeToString()
+    with flood(ports.DAG_CALL, call):
+        client.register(lambda _: 1, "hard_late", timeout_s=WAIT_S)
+        assert "hard_incr" in client.list("hard_i", timeout_s=WAIT_S)
+        client.register_dag("hard_late", ["hard_incr"], timeout_s=WAIT_S)
+        client.delete_dag("hard_late", timeout_s=WAIT_S)
         # Statuses come through: nobody counts as silent.
         heard = max(executor["last_status_s"] for executor in status(group, names.POLICY)["executors"])
         assert heard < CONFIG.scheduler.executor_timeout_s
     eventually(lambda: serves(client), "calls succeed again")
-    eventually(lambda: lists(client), "lists succeed again")
-    eventually(lambda: registers(client), "functions are taken again")
 
 
 def test_executors_that_fall_silent_are_replaced_or_missed_aloud(group: Group, client: Client) -> None:
