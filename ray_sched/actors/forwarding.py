@@ -6,6 +6,7 @@ Both belong to the loop's thread; answers come back through its mailbox.
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,7 +198,10 @@ class RequestForwarding:
 
 
 class EventForwarding:
-    """Events for the Policy, in batches, in order; they are kept while it does not answer."""
+    """Events for the Policy, in batches, in order; they are kept while it does not answer.
+
+    The batches are numbered: a Ray call that fails while both actors live loses one, and the Policy sees it.
+    """
 
     def __init__(self, policy: Link, method: str, lane: Lane, mailbox: LoopMailbox, drop: Drop) -> None:
         """`method` of the Policy's takes them."""
@@ -211,6 +215,9 @@ class EventForwarding:
         self._urgent = False
         self._handing_over = False
         self._next_flush = 0.0
+        self._sender = random.SystemRandom().getrandbits(48)
+        self._number = 0
+        """Of the latest batch that was handed over, or given up."""
 
     def add(self, event: Event, *, urgent: bool = False) -> None:
         self._events.append(event)
@@ -227,6 +234,7 @@ class EventForwarding:
         if len(self._events) > MAX_EVENTS:
             self._drop("events", f"the policy does not answer, {len(self._events)} events wait")
             del self._events[: len(self._events) - MAX_EVENTS]
+            self._number += 1  # as if they had been a batch that got lost
 
     def flush_if_due(self, now: float) -> None:
         if not self._events or self._handing_over or not (self._urgent or now >= self._next_flush):
@@ -235,9 +243,10 @@ class EventForwarding:
         self._urgent = False
         events, self._events = self._events, []
         self._handing_over = True
+        batch = (self._sender, self._number + 1)
 
         def hand_over() -> None:
-            taken = self._policy.tell(self._method, events)
+            taken = self._policy.tell(self._method, events, batch)
             self._mailbox.put(lambda now: self._handed_over(events, taken))
 
         if not self._lane.run(hand_over):
@@ -245,5 +254,7 @@ class EventForwarding:
 
     def _handed_over(self, events: list[Event], taken: bool) -> None:
         self._handing_over = False
-        if not taken:
+        if taken:
+            self._number += 1
+        else:
             self._events = events + self._events

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final
@@ -38,12 +38,12 @@ from ray_sched.actors.process import keep_alive, prepare_process, was_restarted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
-from ray_sched.core.executor import MAX_FUNCTIONS, Address
+from ray_sched.core.executor import MAX_FUNCTIONS, Address, ExecutorRecord
 from ray_sched.core.executors import DEPARTED_KEPT, MAX_TICK_GAP_S, ExecutorTable
 from ray_sched.core.history import serving
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Demand, Effect, Finished, Forget, Pin, PinRequest, Reserve, SendPin, Unreserve
-from ray_sched.core.replication import Publisher, Update
+from ray_sched.core.replication import Batch, Batches, Publisher, Update
 from ray_sched.errors import BadMessageError, RaySchedError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.logs import teller
@@ -114,6 +114,9 @@ class PolicyActor:
         """When Ray told of each executor's death: what it said before that does not count any more."""
         self._heard_at = time.monotonic()
         """When an ingress was last heard of."""
+        self._batches = Batches()
+        self._missed_at = 0.0
+        """When it was noticed that events of the ingress got lost, until they are known; 0: none did."""
         self._recovered = threading.Event()
         self._stopping = threading.Event()
         self._ticker = threading.Thread(
@@ -125,10 +128,12 @@ class PolicyActor:
     # --- the actor's methods ---
 
     @ray.method(concurrency_group="events")
-    def on_events(self, events: Sequence[Event]) -> None:
+    def on_events(self, events: Sequence[Event], batch: Batch | None = None) -> None:
         """What an ingress saw, in order."""
         now = time.monotonic()
         with self._lock:
+            if batch is not None and self._batches.is_one_missing(batch):
+                self._missed_at = now
             unheard_s = now - self._heard_at
             self._heard_at = now
             if unheard_s > MAX_TICK_GAP_S:
@@ -138,7 +143,7 @@ class PolicyActor:
             self._publish(now)
 
     @ray.method(concurrency_group="events")
-    def on_bookings(self, booked: Sequence[Event]) -> None:
+    def on_bookings(self, booked: Sequence[Event], batch: Batch | None = None) -> None:
         """What became of executors by calls of the Scheduler's own, or of an ingress shard's."""
         with self._lock:
             for event in booked:
@@ -452,6 +457,7 @@ class PolicyActor:
                 if heartbeat:
                     next_heartbeat = now + self._config.scheduler.heartbeat_s
             if now >= next_missing:
+                self._catch_up()
                 self._tell_missing()
                 next_missing = now + MISSING_PERIOD_S
             if now >= next_keys:
@@ -496,6 +502,27 @@ class PolicyActor:
                     self._table.cached_keys.set(ip, keys)
         self._recovered.set()
 
+    def _catch_up(self) -> None:
+        """Where events of the ingress got lost, ask what is known there; the answer comes later."""
+        with self._lock:
+            missed_at = self._missed_at
+        if missed_at:
+            log.warning("events of the ingress got lost: it is asked what it knows")
+            self._ingress.ask("snapshot").add_done_callback(lambda told: self._on_snapshot(told, missed_at))
+
+    def _on_snapshot(self, told: Future[Update], missed_at: float) -> None:
+        error = told.exception()
+        if error is not None:
+            log.info("the ingress does not say what it knows, and is asked again: %s", error)
+            return
+        now = time.monotonic()
+        with self._lock:
+            if self._missed_at == missed_at:
+                self._missed_at = 0.0
+            for event in missed(self._table, told.result().executors):
+                self._on_event(event, now)
+            self._publish(now)
+
     def _read_cached_keys(self) -> None:
         """Ask the key-value store what is cached at each executor's IP; the answer comes later."""
         with self._lock:
@@ -517,3 +544,16 @@ class PolicyActor:
                     log.warning("key=%s holds no set of cached keys: %s", key, wrong)
                     continue
                 self._table.cached_keys.set(key.removeprefix(CACHED_KEYS), keys)
+
+
+def missed(table: ExecutorTable, records: Iterable[ExecutorRecord]) -> Iterator[StatusSeen]:
+    """The statuses that the ingress, whose records these are, has taken in and the table does not have."""
+    for record in records:
+        known = table.executors.get((record.ip, record.tid))
+        if record.seq <= (0 if known is None else known.seq):
+            continue
+        status = record.status()
+        end = table.unheard_end(status)
+        if end is not None:
+            yield StatusSeen(end, record.seq - 1, record.last_seen)
+        yield StatusSeen(status, record.seq, record.last_seen)

@@ -55,6 +55,10 @@ class ExecutorRecord:
     process: int = 0
     is_ours: bool = False
 
+    def status(self) -> Status:
+        """What its latest status may have said."""
+        return Status(self.ip, self.tid, self.functions, self.utilization, gpu=self.gpu, process=self.process)
+
 
 class Executor:
     """One executor; only its table changes it."""

@@ -33,6 +33,27 @@ class Update:
     """Seconds of the monotonic clock that all processes of a node share."""
 
 
+Batch = tuple[int, int]
+"""Who numbers its batches (a random number, of each process another one), and the number, from 1 on."""
+
+
+class Batches:
+    """Tells whether one got lost of what a peer sends in numbered batches, one after the other."""
+
+    def __init__(self) -> None:
+        self._last: Batch | None = None
+
+    def is_one_missing(self, batch: Batch) -> bool:
+        """Before this one. Of a peer that is new here nothing is known, so nothing is missing; one that
+        comes again is none."""
+        last = self._last
+        if last is None or last[0] != batch[0]:
+            self._last = batch
+            return False
+        self._last = max(last, batch)
+        return batch[1] > last[1] + 1
+
+
 class Publisher:
     """Numbers the updates of one table (and, in the Scheduler, of the DAGs)."""
 

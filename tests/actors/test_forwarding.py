@@ -216,7 +216,7 @@ def test_events_that_are_not_taken_wait_and_go_in_their_order(ingress: Setting) 
     def handed_over(now: float) -> list[list[Event]]:
         ingress.events.flush_if_due(now)
         ingress.turn(now)
-        return [batch for _, (batch,) in ingress.actor.calls]
+        return [batch for _, (batch, _) in ingress.actor.calls]
 
     ingress.actor.has_room = False
     ingress.events.add(first)
@@ -243,6 +243,23 @@ def test_an_urgent_event_waits_for_no_other(ingress: Setting) -> None:
     assert len(ingress.actor.calls[1][1][0]) == 2
 
 
+def test_batches_are_numbered_so_that_the_policy_sees_what_is_lost(ingress: Setting) -> None:
+    def hand_over(number: int) -> None:
+        ingress.events.add(PinAnswered(True, ""), urgent=True)
+        ingress.events.flush_if_due(100.0)
+        eventually(lambda: len(ingress.actor.calls) == number, f"batch {number}")
+        ingress.turn(100.0)
+
+    hand_over(1)
+    hand_over(2)
+    ingress.events._events += [PinAnswered(True, "")] * (MAX_EVENTS + 1)
+    ingress.events.beat(100.0)  # of these the oldest go
+    hand_over(3)
+    batches = [batch for _, (_, batch) in ingress.actor.calls]
+    assert [number for _, number in batches] == [1, 2, 4]
+    assert len({sender for sender, _ in batches}) == 1
+
+
 def test_the_policy_hears_whose_status_changed_nothing_and_that_the_ingress_lives(ingress: Setting) -> None:
     for _ in range(3):
         ingress.events.seen(EXECUTOR)
@@ -250,7 +267,8 @@ def test_the_policy_hears_whose_status_changed_nothing_and_that_the_ingress_live
     ingress.events.beat(100.5)
     ingress.events.flush_if_due(101.0)
     eventually(lambda: bool(ingress.actor.calls), "the batch")
-    assert ingress.actor.calls == [("on_events", ([Seen((EXECUTOR,), 100.0), Seen((), 100.5)],))]
+    ((method, (events, _)),) = ingress.actor.calls
+    assert (method, events) == ("on_events", [Seen((EXECUTOR,), 100.0), Seen((), 100.5)])
 
 
 def test_of_too_many_events_the_oldest_go(ingress: Setting) -> None:
@@ -259,7 +277,7 @@ def test_of_too_many_events_the_oldest_go(ingress: Setting) -> None:
     ingress.events.beat(100.0)
     ingress.events.flush_if_due(100.0)
     eventually(lambda: bool(ingress.actor.calls), "the batch")
-    ((_, (batch,)),) = ingress.actor.calls
+    ((_, (batch, _)),) = ingress.actor.calls
     assert len(batch) == MAX_EVENTS
     assert batch[-2:] == [PinAnswered(True, f"{MAX_EVENTS + 9}"), Seen((), 100.0)]
     assert ingress.dropped["events"] == 1

@@ -13,6 +13,8 @@ import ray_sched
 from ray_sched.actors import names
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
+from ray_sched.core.dispatch import seq_at
+from ray_sched.core.executor import Status
 from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.pins import PinRequest
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -189,6 +191,27 @@ def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports(
     eventually(is_left_out, "the Policy leaves it out")
     executor.report()
     eventually(lambda: not is_left_out(), "it is taken again")
+
+
+def test_what_got_lost_on_its_way_from_the_ingress_the_policy_asks_for(
+    actors: Actors, executor: PlayedExecutor
+) -> None:
+    loop, policy = actors[names.INGRESS]._loop, actors[names.POLICY]
+    unheard = Status(OTHER, 5, ("g",))
+    loop.mailbox.put(lambda now: loop._table.on_status(unheard, now, seq_at(now)))
+
+    def known() -> dict[str, list[str]]:
+        return {told["address"]: told["functions"] for told in policy.status()["executors"]}
+
+    policy.on_events([], (7, 1))
+    policy.on_events([], (7, 2))
+    assert f"{OTHER}:5" not in known()
+    policy.on_events([], (7, 4))
+    eventually(lambda: known().get(f"{OTHER}:5") == ["g"], "the Policy knows it, too")
+    assert f"{NODE}:0" in known()
+    leaves = unheard._replace(running=False, functions=())
+    loop.mailbox.put(lambda now: loop._take_status(leaves, now, seq_at(now)))
+    eventually(lambda: f"{OTHER}:5" not in known(), "it is gone")
 
 
 def test_a_scheduler_that_knows_no_executors_yet_takes_no_call_for_lost(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executor import Status
 from ray_sched.core.executors import ExecutorTable
-from ray_sched.core.replication import Outcome, Publisher, Replica
+from ray_sched.core.replication import Batches, Outcome, Publisher, Replica
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 0)
 
@@ -152,3 +152,11 @@ def test_dags_travel_with_the_table() -> None:
     p.publisher.set_dag("e", None)
     assert p.publisher.next_update(1.0).dags == {"e": None}
     assert p.publisher.whole(1.0).dags == {"d": b"dag"}
+
+
+def test_a_missing_batch_is_noticed_once_and_only_of_a_sender_that_is_known() -> None:
+    batches = Batches()
+    told = [batches.is_one_missing((7, number)) for number in (3, 4, 6, 7, 7, 6, 8)]
+    assert told == [False, False, True, False, False, False, False]
+    assert not batches.is_one_missing((8, 5))  # its first ones were for the process before this one
+    assert batches.is_one_missing((8, 7))

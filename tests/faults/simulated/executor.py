@@ -160,13 +160,13 @@ class Executor(Part):
     def _answer(self, to: Destination, value: str, entry: int) -> None:
         def stored() -> None:
             self._world.store.put(to.key, value)
-            self.relay.tell(self._world.store, self, "stored", ended)
+            self.relay.tell(self._world.store, self, "stored", ended, kept=True, once=True)
 
         def again() -> None:
             self.after(AGAIN_S, lambda: self._answer(to, value, entry))
 
         ended = self.mine(lambda: self._journal.end(entry))
-        self.relay.tell(self, self._world.store, f"{value} at {to.key}", stored, again)
+        self.relay.tell(self, self._world.store, f"{value} at {to.key}", stored, again, kept=True, once=True)
 
     def _answer_pin(self, function: str, success: bool) -> None:
         ingress, name = self._world.ingress, answer_name(self.address, function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from ray_sched.core.replication import Outcome, Replica, Update
 from ray_sched.errors import RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from tests.faults.simulated.policy import Send
-from tests.faults.simulated.relay import Part, Relay
+from tests.faults.simulated.relay import Act, Part, Relay
 
 if TYPE_CHECKING:
     from tests.faults.simulated.world import World
@@ -46,6 +47,7 @@ class Ingress(Part):
             self._ledger, self.relay.now, limits.lost_call_timeout_s, limits.executor_timeout_s
         )
         self._seen: dict[Address, None] = {}
+        self._batches = itertools.count(1)
         self.every(world.config.scheduler.heartbeat_s, self._beat)
 
     def close(self) -> None:
@@ -56,7 +58,7 @@ class Ingress(Part):
         self.table.age(now)
         self.table.dirty.clear()
         self._seen.clear()
-        self.relay.tell(self, policy, "seen", lambda: policy.on_seen(seen, now))
+        self._tell_policy("seen", lambda: policy.on_seen(seen, now))
         self._look_after_calls()
         if not self.replica.may_decide(now):
             self._ask_whole()
@@ -112,11 +114,15 @@ class Ingress(Part):
         if not changed:
             self._seen[status.address] = None
             return
-        self.relay.tell(self, policy, "a status", lambda: policy.on_status(status, seq, now))
+        self._tell_policy("a status", lambda: policy.on_status(status, seq, now))
+
+    def _tell_policy(self, what: str, act: Act) -> None:
+        policy, batch = self._world.policy, (self.life, next(self._batches))
+        self.relay.tell(self, policy, what, lambda: policy.on_batch(batch, act))
 
     def on_pin_accept(self, success: bool, name: str) -> None:
         policy = self._world.policy
-        self.relay.tell(self, policy, "an answer", lambda: policy.on_answer(success, name))
+        self._tell_policy("an answer", lambda: policy.on_answer(success, name))
 
     def send(self, sends: Iterable[Send]) -> None:
         for address, kind, message in sends:
@@ -154,16 +160,16 @@ class Ingress(Part):
                 dispatched = scheduler.decide(call)
             except RaySchedError as error:
                 why = type(error).__name__
-                self.relay.tell(scheduler, self, f"refused: {why}", lambda: told(why, ""))
+                self.relay.tell(scheduler, self, f"refused: {why}", lambda: told(why, ""), once=True)
                 return
-            self.relay.tell(scheduler, self, "decided", lambda: decided(dispatched))
+            self.relay.tell(scheduler, self, "decided", lambda: decided(dispatched), once=True)
 
         def decided(dispatched: Dispatched) -> None:
             self._carry_out(dispatched, continued=True)
             told("", dispatched.response_id)
 
         told, decided = self.mine(told), self.mine(decided)  # type: ignore[assignment]
-        self.relay.tell(self, scheduler, "a call", asked)
+        self.relay.tell(self, scheduler, "a call", asked, once=True)
 
     def _carry_out(self, dispatched: Dispatched, *, continued: bool) -> None:
         policy, now = self._world.policy, self.relay.now

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_sched.actors.pin_record import PinRecord
+from ray_sched.actors.policy import missed
 from ray_sched.core.executor import Address, ExecutorRecord, Status
 from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.pinning import Pinning
 from ray_sched.core.pins import Effect, Finished, Forget, PinRequest, SendPin, SendUnpin
-from ray_sched.core.replication import Publisher, Update
+from ray_sched.core.replication import Batch, Batches, Publisher, Update
 from ray_sched.wire import internal_pb2
-from tests.faults.simulated.relay import Part, Relay
+from tests.faults.simulated.relay import Act, Part, Relay
 
 if TYPE_CHECKING:
     from tests.faults.simulated.world import World
@@ -59,6 +60,8 @@ class Policy(Part):
             self._recover()
         self.every(0.05, lambda: self.carry_out(self.pinning.tick(self.relay.now)))
         self.every(limits.heartbeat_s, self._beat)
+        self._batches, self._missed_at = Batches(), 0.0
+        self.every(1.0, self._catch_up)
 
     def _recover(self) -> None:
         ingress = self._world.ingress
@@ -68,6 +71,8 @@ class Policy(Part):
             self.relay.tell(ingress, self, "a snapshot", lambda: took(snapshot))
 
         def took(snapshot: Update) -> None:
+            if self.recovered:
+                return
             for record in snapshot.executors:
                 self.table.apply(record)
                 self.table.dirty[record.ip, record.tid] = None
@@ -78,6 +83,7 @@ class Policy(Part):
 
         took = self.mine(took)  # type: ignore[assignment]
         self.relay.tell(self, ingress, "snapshot?", ask, lambda: self.after(0.0, failed))
+        self.after(self._world.config.answer_timeout_s, failed)
 
     def _beat(self) -> None:
         now = self.relay.now
@@ -91,6 +97,30 @@ class Policy(Part):
             return
         scheduler, update = self._world.scheduler, self.publisher.next_update(self.relay.now)
         self.relay.tell(self, scheduler, "executors", lambda: scheduler.on_executors(update))
+
+    def on_batch(self, batch: Batch, act: Act) -> None:
+        """What the ingress saw."""
+        if self._batches.is_one_missing(batch):
+            self._missed_at = self.relay.now
+        act()
+
+    def _catch_up(self) -> None:
+        missed_at, ingress = self._missed_at, self._world.ingress
+        if not missed_at:
+            return
+
+        def ask() -> None:
+            snapshot = ingress.snapshot()
+            self.relay.tell(ingress, self, "what it knows", lambda: told(snapshot), once=True)
+
+        def took(snapshot: Update) -> None:
+            if self._missed_at == missed_at:
+                self._missed_at = 0.0
+            for event in missed(self.table, snapshot.executors):
+                self.on_status(event.status, event.seq, event.at)
+
+        told = self.mine(took)
+        self.relay.tell(self, ingress, "what do you know?", ask, once=True)
 
     def on_status(self, status: Status, seq: int, at: float) -> None:
         known = status.address in self.table.executors

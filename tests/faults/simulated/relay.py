@@ -18,6 +18,8 @@ SLOW = 0.05
 SLOW_S = 3.0
 DROPPED = 0.03
 TWICE = 0.03
+TIMEOUT_S = 25.0
+"""For what an actor is asked; the Policy gives up pins before."""
 
 
 class Part:
@@ -125,9 +127,31 @@ class Relay:
         if self.faulty and self.rng.random() < TWICE:
             self._carry(source, target, f"{what}, a second time", act, None, connection)
 
-    def tell(self, source: Part, target: Part, what: str, act: Act, failed: Act | None = None) -> None:
-        """An actor call: one after the other. Whether a dead actor had done it, nobody knows: `failed`."""
+    def tell(
+        self,
+        source: Part,
+        target: Part,
+        what: str,
+        act: Act,
+        failed: Act | None = None,
+        *,
+        kept: bool = False,
+        once: bool = False,
+    ) -> None:
+        """An actor call: one after the other. Whether a dead actor had done it, nobody knows: `failed`.
+
+        One between living actors may get lost (a link has no room for it, a connection is cut), unless its
+        sender keeps it until it is taken (`kept`). Nothing repeats a call, but the seed does where the core
+        has to bear it; a request, or the answer to one, comes `once`.
+        """
+        if self.faulty and not kept and self.rng.random() < DROPPED:
+            self.note(f"{source.name} -> {target.name}: {what} dropped")
+            if failed is not None:
+                source.after(self.rng.expovariate(1 / DELAY_S), failed)
+            return
         self._carry(source, target, what, act, failed, "")
+        if self.faulty and not once and self.rng.random() < TWICE:
+            self._carry(source, target, f"{what}, a second time", act, None, "")
 
     def ask(
         self, source: Part, target: Part, what: str, act: Callable[[Heard], object], heard: Heard
@@ -147,11 +171,19 @@ class Relay:
                 source.after(0.5, watch)
 
         def answer(value: Any) -> None:
-            self.tell(target, source, f"{what}: answered", lambda: end(value))
+            self.tell(target, source, f"{what}: answered", lambda: end(value), once=True)
 
-        gone = f"the {target.name} ended"
-        self.tell(source, target, what, lambda: act(answer), lambda: source.after(0.0, lambda: end(gone)))
+        gone, late = f"the {target.name} ended", f"the {target.name} did not answer in time"
+        self.tell(
+            source,
+            target,
+            what,
+            lambda: act(answer),
+            lambda: source.after(0.0, lambda: end(gone)),
+            once=True,
+        )
         source.after(0.5, watch)
+        source.after(TIMEOUT_S, lambda: end(late))
 
     def _carry(
         self, source: Part, target: Part, what: str, act: Act, failed: Act | None, connection: str

@@ -56,7 +56,7 @@ class Scheduler(Part):
 
         def asked() -> None:
             dags = dict(store.dags)
-            self.relay.tell(store, self, "the DAGs", lambda: took(dags))
+            self.relay.tell(store, self, "the DAGs", lambda: took(dags), kept=True, once=True)
 
         def took(dags: dict[str, tuple[cb.Dag, int]]) -> None:
             if self.recovered:
@@ -70,7 +70,9 @@ class Scheduler(Part):
             self._ask_policy()
 
         took = self.mine(took)  # type: ignore[assignment]
-        self.relay.tell(self, store, "DAGs?", asked, lambda: self.after(1.0, self._recover))
+        self.relay.tell(
+            self, store, "DAGs?", asked, lambda: self.after(1.0, self._recover), kept=True, once=True
+        )
 
     def _beat(self) -> None:
         self.table.age(self.relay.now)
@@ -217,12 +219,12 @@ class Scheduler(Part):
                     store.dags.pop(name, None)
                 else:
                     store.dags[name] = dag
-            self.relay.tell(store, self, "stored", done)
+            self.relay.tell(store, self, "stored", done, kept=True, once=True)
 
         def lost() -> None:
             self.after(0.0, lambda: failed("the store did not answer"))
 
-        self.relay.tell(self, store, "DAGs", write, lost)
+        self.relay.tell(self, store, "DAGs", write, lost, kept=True, once=True)
 
     # --- calls ---
 
@@ -244,6 +246,16 @@ class Scheduler(Part):
         def write() -> None:
             for key in lost:
                 store.values.setdefault(key, "error")
-            self.relay.tell(store, self, "errors stored", lambda: told(("", verdict.open)))
+            self.relay.tell(
+                store, self, "errors stored", lambda: told(("", verdict.open)), kept=True, once=True
+            )
 
-        self.relay.tell(self, store, f"errors for {' '.join(lost)}", write, lambda: told(("no store", [])))
+        self.relay.tell(
+            self,
+            store,
+            f"errors for {' '.join(lost)}",
+            write,
+            lambda: told(("no store", [])),
+            kept=True,
+            once=True,
+        )
