@@ -8,6 +8,7 @@ writes the error value where nobody will write a result. What was noted is bound
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -134,10 +135,14 @@ def settle(
     if any(call.continued for call in calls):
         addresses.update(known)
     verdict = judge(calls, _ask(config, addresses, known))
+    errors = dict(last_resort(call.to, LOST) for call in verdict.lost)
     try:
-        kvs.put_many(dict(last_resort(call.to, LOST) for call in verdict.lost))
-    except LatticeMismatchError as error:  # such a key has a value
-        log.info("%s", error)
+        kvs.put_many(errors)
+    except LatticeMismatchError:
+        # Such a key has a value. Of the others nothing is known: this is one error of several, perhaps.
+        for written in [kvs.put_future(key, error) for key, error in errors.items()]:
+            with contextlib.suppress(LatticeMismatchError):
+                written.result()
     return verdict.open
 
 

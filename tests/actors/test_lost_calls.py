@@ -18,7 +18,7 @@ from ray_sched.config import Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.executor import Address
 from ray_sched.core.open_calls import Doubtful, OpenCalls
-from ray_sched.errors import NotRunningError
+from ray_sched.errors import NotRunningError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice
 from ray_sched.kvs.server import KvsServer
@@ -184,6 +184,20 @@ def test_a_key_that_holds_something_else_costs_the_others_nothing(kvs: KvsClient
     assert settled(kvs, Doubtful((A,), to("a set")), Doubtful((A,), to("key"))) == []
     assert kvs.get("a set") == SetLattice(frozenset({b"member"}))
     assert LOST in error_at(kvs, "key")[0]
+
+
+def test_a_key_that_holds_something_else_hides_no_write_that_failed(
+    kvs: KvsClient, no_executors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_future, unanswered = kvs.put_future, Future[None]()
+    unanswered.set_exception(TimedOutError("the store does not answer"))
+    monkeypatch.setattr(
+        kvs, "put_future", lambda key, value: unanswered if key == "key" else put_future(key, value)
+    )
+    kvs.put("a set", SetLattice(frozenset({b"member"})))
+    with pytest.raises(TimedOutError):
+        settled(kvs, Doubtful((A,), to("a set")), Doubtful((A,), to("key")), Doubtful((A,), to("last")))
+    assert LOST in error_at(kvs, "last")[0]
 
 
 class Asked:
