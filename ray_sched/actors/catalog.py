@@ -7,14 +7,15 @@ which is what a restart reads; the legacy systems keep no such index and forget 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from ray_sched.errors import BadMessageError, RaySchedError
+from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError, RaySchedError
 from ray_sched.kvs.client import KvsClient
-from ray_sched.kvs.lattices import LWW, SetLattice, SingleCausal
+from ray_sched.kvs.lattices import LWW, Lattice, SetLattice, SingleCausal, type_name
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import shared_pb2
 from ray_sched.wire.codec import parse
@@ -25,14 +26,25 @@ FUNCTIONS: Final = "funcs/"
 FUNCTION_INDEX: Final = "funcs/index-allfuncs"
 DAG_INDEX: Final = "ray_sched/dags/"
 MAX_UNERASED: Final = 100_000
+HIGHEST_VERSION: Final = 2**32 - 1
+"""Of a vector clock's counters on the wire."""
 
 
 class Catalog:
     """Every method waits for the store, and raises KvsError or TimedOutError where it does not answer."""
 
-    def __init__(self, kvs: KvsClient, group: str, *, causal: bool, max_name_bytes: int = 1024) -> None:
+    def __init__(
+        self,
+        kvs: KvsClient,
+        group: str,
+        *,
+        causal: bool,
+        max_name_bytes: int = 1024,
+        max_replicas: int = 20_000,
+    ) -> None:
         self._kvs = kvs
         self._max_name_bytes = max_name_bytes
+        self._max_replicas = max_replicas
         self._index_key = DAG_INDEX + group
         self._causal = causal
         self._index_lock = threading.Lock()
@@ -60,10 +72,13 @@ class Catalog:
         self._kvs.put(FUNCTION_INDEX, SetLattice(frozenset([key.encode()])))
 
     def functions(self) -> list[str]:
-        """The names in the index."""
+        """The names in the index, but such as no function can have."""
         index = self._kvs.get(FUNCTION_INDEX)
+        if index is not None and not isinstance(index, SetLattice):
+            log.warning("key=%s holds no set of functions: %s", FUNCTION_INDEX, _kind(index))
         keys = index.values if isinstance(index, SetLattice) else ()
-        names = (key.decode(errors="replace") for key in keys)
+        longest = len(FUNCTIONS) + self._max_name_bytes
+        names = (key.decode(errors="replace") for key in keys if len(key) <= longest)
         return [name.removeprefix(FUNCTIONS) for name in names if name.startswith(FUNCTIONS)]
 
     def which_exist(self, functions: Collection[str]) -> list[str]:
@@ -103,9 +118,13 @@ class Catalog:
         wanted = [name for name in names if name not in self._unerased]
         dags = {}
         for name, lattice in self._kvs.get_many(wanted).items() if wanted else ():
-            if not isinstance(lattice, LWW) or not lattice.value:
+            if lattice is None:
                 continue
             try:
+                if not isinstance(lattice, LWW):
+                    raise BadMessageError(_kind(lattice))
+                if not lattice.value:  # it was deleted
+                    continue
                 dag = parse(cb.Dag, lattice.value)
                 if dag.name != name:
                     raise BadMessageError(f"the DAG in it is named {dag.name!r}")
@@ -122,10 +141,24 @@ class Catalog:
         Of an index that somebody else has overwritten nothing is known; its bytes are kept.
         """
         replicas: dict[str, int] = {}
-        entries: Iterable[str] = ()
-        index = self._kvs.get_bytes(self._index_key)
+        for entry in self._index_entries():
+            number, _, name = entry.partition(" ")
+            if self._are_replicas(number) and 0 < len(name) <= self._max_name_bytes:
+                replicas[name] = int(number)
+            else:
+                log.warning("key=%s has an entry that names no DAG", self._index_key)
+        with self._index_lock:
+            self._indexed.update(replicas)
+        return replicas
+
+    def _index_entries(self) -> Iterable[str]:
         try:
-            entries = parse(shared_pb2.StringSet, index).keys if index else ()
+            index = self._kvs.get_bytes(self._index_key) or b""
+        except LatticeMismatchError as error:
+            log.error("%s: no DAGs are read back, and none can be created in this store", error)
+            return ()
+        try:
+            return parse(shared_pb2.StringSet, index).keys
         except BadMessageError:
             kept = f"{self._index_key}/damaged"
             log.error(
@@ -133,16 +166,18 @@ class Catalog:
                 self._index_key,
                 kept,
             )
-            self._kvs.put_bytes(kept, index or b"")
-        for entry in entries:
-            number, _, name = entry.partition(" ")
-            if number.isdecimal() and name:
-                replicas[name] = int(number)
-            else:
-                log.warning("key=%s has an entry that names no DAG", self._index_key)
-        with self._index_lock:
-            self._indexed.update(replicas)
-        return replicas
+            # Somebody else may have put another lattice there: no reason not to start.
+            with contextlib.suppress(LatticeMismatchError):
+                self._kvs.put_bytes(kept, index)
+            return ()
+
+    def _are_replicas(self, number: str) -> bool:
+        """Whether there may be so many executors; a number of many digits is not even read."""
+        return (
+            number.isdecimal()
+            and len(number) <= len(str(self._max_replicas))
+            and int(number) <= self._max_replicas
+        )
 
     def add_to_index(self, name: str, replicas: int) -> None:
         """A DAG is acknowledged from now on."""
@@ -162,4 +197,11 @@ class Catalog:
         """1 for a new function, as legacy writers have it; one more for each further registration, so
         that it replaces the one before instead of standing beside it."""
         stored = self._kvs.get(key)
-        return stored.vector_clock.get("base", 0) + 1 if isinstance(stored, SingleCausal) else 1
+        version = stored.vector_clock.get("base", 0) + 1 if isinstance(stored, SingleCausal) else 1
+        if version > HIGHEST_VERSION:
+            raise KvsError(f"somebody wrote {key!r} with the highest version there is: use another name")
+        return version
+
+
+def _kind(lattice: Lattice) -> str:
+    return f"its lattice is of type {type_name(lattice.type)}"

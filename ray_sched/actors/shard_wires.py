@@ -6,12 +6,13 @@
 - Statuses: what the front has heard of executors goes to all shards.
 - Calls that are passed on: from one shard to the next, where that one may find a free executor.
 
-The sockets lie in the folder for runtime files, which belongs to this user alone.
+The sockets lie in the folder for runtime files, and are this user's alone: no key is asked for there.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -196,7 +197,9 @@ def _bound(
         socket.setsockopt(zmq.ROUTING_ID, name)
     try:
         socket.bind(address)
-    except zmq.ZMQError as error:
+        # Whoever may write to it may connect (unix(7)): where the folder and the umask let others, anybody.
+        os.chmod(address.removeprefix("ipc://"), 0o600)
+    except (zmq.ZMQError, OSError) as error:
         socket.close(0)
         raise ConfigError(f"executor.runtime_dir: cannot listen on {address}: {error}") from error
     return socket

@@ -12,6 +12,7 @@ from ray_sched import keys
 from ray_sched.actors.cluster import LocalCluster
 from ray_sched.actors.group import Group
 from ray_sched.config import Config
+from tests.security.bait import Bait
 
 MGMT = "127.0.18.9"
 KEYED = "127.0.18.2"
@@ -27,6 +28,11 @@ CONFIG = Config(host="127.0.18.1", mgmt=MGMT).replace(
     }
 )
 STOP_S = 30.0
+
+
+@pytest.fixture
+def bait(tmp_path_factory: pytest.TempPathFactory) -> Bait:
+    return Bait(tmp_path_factory.mktemp("bait"))
 
 
 @pytest.fixture(scope="package")

@@ -22,13 +22,14 @@ from ray_sched.cli import _Screen, main
 from ray_sched.config import Config
 from ray_sched.errors import ConfigError, NotRunningError, TimedOutError
 from ray_sched.kvs.client import KvsClient
-from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.curve import Guard, Keys
 from ray_sched.wire.sockets import PushSockets, bind_pull
+from tests.security.admission import CLIENT, Port, check, holders_of, is_of_zeromq, rows
 from tests.security.conftest import KEYED as HOST
+from tests.security.processes import listening
 
 PATIENCE_S = 30.0
+CLIENT_IP = "127.0.18.32"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def stranger_keys(keys_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def client(keyed_group: Group, keys_folder: Path) -> Iterator[ray_sched.Client]:
-    with ray_sched.connect(HOST, keys=keys_folder / "clients" / "alice") as client:
+    alice = keys_folder / "clients" / "alice"
+    with ray_sched.connect(HOST, keys=alice, local_ip=CLIENT_IP) as client:
         yield client
 
 
@@ -107,20 +109,19 @@ def states(keyed_group: Group) -> dict[str, Any]:
     }
 
 
-def push_refused(context: Any, own: Keys | None, port: int, message: bytes) -> None:
-    """Sends it, and waits until the connection was refused."""
-    socket = context.socket(zmq.PUSH)
-    socket.linger = 0
-    failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    monitor = socket.get_monitor_socket(failed | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED)
-    if own is not None:
-        own.connect(socket, port)
-    socket.connect(ports.tcp(HOST, port))
-    socket.send(message)
-    assert monitor.poll(int(PATIENCE_S * 1000)), f"port {port} refused nothing"
-    socket.disable_monitor()
-    socket.close(0)
-    monitor.close(0)
+def listening_ports(client: ray_sched.Client, keyed_group: Group) -> tuple[list[Port], list[Port]]:
+    """All ports of the group's processes and the client's, those for direct responses among them; and what
+    these processes have at other addresses."""
+    client.register(lambda library: 1, "one")
+    client.register_dag("direct", ["one"])
+    assert client.call_dag("direct", direct_response=True).get(timeout_s=PATIENCE_S) == 1
+    scheduler = ray_sched.get_scheduler(keyed_group.name)
+    assert ray.get(scheduler.call_dag.remote("direct"), timeout=PATIENCE_S) == 1
+
+    pids = {role: status["pid"] for role, status in keyed_group.status().items()}
+    found = [Port(role, *address) for role, pid in pids.items() for address in sorted(listening([pid]))]
+    own = [Port(CLIENT, *address) for address in sorted(listening([os.getpid()])) if address[0] == CLIENT_IP]
+    return [port for port in found if port.ip == HOST] + own, [port for port in found if port.ip != HOST]
 
 
 @pytest.mark.cluster
@@ -141,24 +142,17 @@ def test_strangers_are_not_heard_and_nothing_dies(
         with kvs, pytest.raises(TimedOutError):
             kvs.put_bytes("stolen", b"1")
 
-    # A client's key does for calls, and for neither statuses nor work for executors.
-    alice = Keys.of_client(keys_folder / "clients" / "alice")
-    status = internal_pb2.ThreadStatus(ip="127.0.18.66", tid=0, running=True).SerializeToString()
-    answer = cb.GenericResponse(success=True).SerializeToString()
-    call = cb.FunctionCall(name="same", response_key="stolen-call").SerializeToString()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    for own in (None, mallory, alice):
-        for port, message in (
-            (ports.STATUS, status),
-            (ports.PIN_ACCEPT, answer),
-            (ports.SCHEDULER_UPDATE, b""),
-            (4020, call),
-            (4000, internal_pb2.PinFunction(name="same").SerializeToString()),
-        ):
-            push_refused(context, own, port, message)
-    for own in (None, mallory):
-        push_refused(context, own, ports.CALL_QUEUE, call)
-    context.term()
+    every, elsewhere = listening_ports(client, keyed_group)
+    assert all(map(is_of_zeromq, every))
+    assert elsewhere and not any(map(is_of_zeromq, elsewhere)), "at other addresses are Ray's own"
+    roles = {*before["pids"], CLIENT}
+    assert {(port.role, port.row()[0]) for port in every} == {
+        (role, what) for role in roles for what, _, _ in rows(role)
+    }
+
+    holders = holders_of(keys_folder, keys_folder / "clients" / "alice", stranger_keys)
+    for port in every:
+        check(port, holders)
     for number in range(20):
         assert client.function("same")(number).get(timeout_s=PATIENCE_S) == number
 
