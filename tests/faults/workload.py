@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SEED = int(os.environ.get("SEED") or 1)
 CLIENTS = 3
-WEIGHTS = (6, 6, 3, 1, 1, 1)
+WEIGHTS = (6, 6, 3, 3, 1, 1, 1)
 SETTLE_S = 60.0
 SETTINGS = {
     "executor.count": 3,
@@ -54,6 +54,7 @@ class Worker:
             self.call,
             self.call_dag,
             self.call_directly,
+            self.call_and_continue,
             self.make_function,
             self.make_dag,
             self.delete_dag,
@@ -76,6 +77,12 @@ class Worker:
 
     def call_directly(self) -> None:
         self.call_dag(direct=True)
+
+    def call_and_continue(self) -> None:
+        x = self.rng.randrange(1000)
+        again = ray_sched.Continuation(self.dag, {})
+        future = self.client.call_dag(self.dag, {self.first: [x]}, continuation=again)
+        self.history.called("continued DAG calls", 2 * (2 * (x + 1) + 1), future)
 
     def make_function(self) -> None:
         self.made += 1
