@@ -184,4 +184,5 @@ class Policy(Part):
                     sends.append((address, "unpin", function.encode()))
         if sends:
             ingress = self._world.ingress
-            self.relay.tell(self, ingress, "pins to send", lambda: ingress.send(sends))
+            # Once: an unpin and a pin that are repeated together are another order.
+            self.relay.tell(self, ingress, "pins to send", lambda: ingress.send(sends), once=True)
