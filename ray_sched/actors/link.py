@@ -6,6 +6,7 @@ makes it in a thread of its own where the caller says so, and hands the answer o
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,9 @@ import ray
 from ray_sched.actors import names
 from ray_sched.actors.unwrapping import plain_error
 from ray_sched.errors import NotRunningError, RaySchedError, TimedOutError
+from ray_sched.logs import fields
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[Any, BaseException | None], None]
 
@@ -76,8 +80,13 @@ class Link:
         return False
 
     def _answered(self, future: Future[Any]) -> None:
+        error = future.exception()
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error, RaySchedError):
+            # A fault of ours, which its caller does not look at.
+            kind = type(getattr(error, "cause", error)).__name__
+            log.error("an actor failed in what it was told", extra=fields(of=self.role, error=kind))
+        # A peer that is restarting is told again by what its caller does next.
         self._room.release()
-        future.exception()  # a peer that is restarting is told again by what its caller does next
 
 
 class Lane:
@@ -113,7 +122,10 @@ class Lane:
 
         def make() -> None:
             self._room.release()
-            call()
+            try:
+                call()
+            except Exception:  # a fault of ours: it costs this call and no other
+                log.exception("a call in a lane failed")
 
         try:
             self._pool.submit(make)

@@ -101,12 +101,12 @@ class _Actor:
         bound = getattr(self._instance, method)
         sent = cloudpickle.dumps(args)
         pool = self._pools[getattr(bound, "__ray_concurrency_group__", "")]
+        answer: Future[Any] = Future()
         try:
-            return pool.submit(_run, bound, method, sent)
+            pool.submit(_run, bound, method, sent).add_done_callback(lambda ran: _answer(answer, ran))
         except RuntimeError:
-            gone: Future[Any] = Future()
-            gone.set_exception(ray.exceptions.ActorDiedError())
-            return gone
+            answer.set_exception(ray.exceptions.ActorDiedError())
+        return answer
 
     def close(self) -> None:
         for pool in self._pools.values():
@@ -128,6 +128,15 @@ class _Ref:
 
     def future(self) -> Future[Any]:
         return self._future
+
+
+def _answer(answer: Future[Any], ran: Future[Any]) -> None:
+    """What came of a call; as with Ray, one that the actor ended before is told so."""
+    error = ray.exceptions.ActorDiedError() if ran.cancelled() else ran.exception()
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(ran.result())
 
 
 def _run(bound: Any, method: str, args: bytes) -> Any:

@@ -6,7 +6,8 @@ Events in (`create`, `on_answer`, `on_status`, `on_gone`, `tick`, `release`), ef
   the function goes to another one. When none is left, the transaction fails and what it pinned is
   unpinned.
 - Legacy executors answer with a message that names nobody. So at most one pin is in flight to
-  executors that never named themselves: the *lane*. Ours name themselves and need no lane.
+  executors that never named themselves, or let a pin time out since: the *lane*. Ours name themselves
+  and need no lane.
 - A late answer counts for nobody. While a further one is still to come from whoever timed out (at
   the most for `QUARANTINE_S`), unnamed answers are not believed: the executor's own status, which
   follows each pin and does name its function, decides instead.
@@ -322,6 +323,10 @@ class Pinning(Placing):
             if attempt.reserving:
                 effects += self.on_reserved(attempt.target(), False, now)
                 continue
+            if attempt.address in self._named:
+                # The answer that named it may have been somebody else's, and its own name nobody.
+                self._named.discard(attempt.address)
+                self._unanswered.append((attempt.address, now))
             # Should it accept after all, its next status is reason enough to tell it.
             self._asked.note(attempt.address, attempt.request.function, now - self._settle_s)
             effects += self._recall(attempt.address, attempt.request.function)

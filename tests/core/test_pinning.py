@@ -226,6 +226,18 @@ def test_an_answer_that_names_someone_else_counts_for_nobody() -> None:
     finished(c.answer(True, pin))
 
 
+def test_who_is_named_by_somebody_else_can_be_pinned_on_once_that_has_shown() -> None:
+    c = Cluster(A)
+    c.pinning.on_answer(True, answer_name(A, "f"), c.now)
+    first = sent(c.create("one", "f"))
+    assert not c.answer(True)  # its own answers name nobody
+    assert finished(c.later(TIMEOUT_S)).reason
+    assert not c.status(first.address)
+    sent(c.create("two", "f"))
+    assert not c.answer(True)  # which may have been the first one's
+    assert finished(c.status(A, "f")).pins == (Pin("two", "f", A),)
+
+
 def test_an_executor_that_vanishes_during_its_pin_is_replaced() -> None:
     c = Cluster(A, B)
     first = sent(c.create("dag", "f"))

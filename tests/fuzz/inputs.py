@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -21,7 +21,7 @@ from ray_sched.reference import CloudburstReference
 from ray_sched.values import dumps, to_value
 from ray_sched.wire import anna_pb2 as anna
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire import internal_pb2, shared_pb2
+from ray_sched.wire import internal_pb2, ports, shared_pb2
 from ray_sched.wire.codec import WANTS_REASON
 
 VECTORS: Final = json.loads((Path(__file__).parents[1] / "wire" / "vectors.json").read_text())["messages"]
@@ -34,11 +34,19 @@ KINDS: Final[tuple[type[Message], ...]] = (
 )  # fmt: skip
 
 MEGABYTE: Final = 1 << 20
+MAX_MESSAGE_BYTES: Final = 2 * MEGABYTE
+MAX_CONTROL_BYTES: Final = MEGABYTE
+"""What targets are to take at most, where they can be told so."""
 NOWHERE: Final = "127.0.17.250"
-"""A loopback address where nobody listens."""
+"""A loopback address where nobody listens, but for the executor of a target that has one there."""
+GROUP: Final = "fuzz"
+"""The name of the scheduler group, where a target has one."""
 MANY: Final = 10_000
 
-KNOWN: Final = ("f", "d", "BEGIN", NOWHERE, f"tcp://{NOWHERE}:9000", "funcs/f", "x" * MEGABYTE)
+KNOWN: Final = (
+    "f", "d", "BEGIN", NOWHERE, f"tcp://{NOWHERE}:9000", "funcs/f", "funcs/index-allfuncs",
+    f"ANNA_METADATA|cache_ip|{NOWHERE}", f"ray_sched/dags/{GROUP}", "x" * MEGABYTE,
+)  # fmt: skip
 ADDRESSES: Final = (
     "", "tcp://", "tcp://*:*", "tcp://*:0", f"tcp://{NOWHERE}:0", f"tcp://{NOWHERE}:99999", "tcp://[::1]:1",
     f"tcp://{NOWHERE}:9000;tcp://{NOWHERE}:9001", "ipc:///dev/null", "inproc://x", "pgm://x", "localhost",
@@ -169,6 +177,12 @@ def large_messages() -> list[bytes]:
     return [m.SerializeToString() for m in (status, gossip, arguments, schedule, get)] + [b"\0" * MEGABYTE]
 
 
+OVERSIZED: Final = [
+    cb.Function(name="f", body=b"x" * size).SerializeToString()
+    for size in (MAX_CONTROL_BYTES * 3 // 2, MAX_MESSAGE_BYTES * 3 // 2, MAX_MESSAGE_BYTES * 5 // 2)
+]
+"""Valid, and beyond one limit of the targets after the other: there are two, and either has another one at
+twice as much, where the connection is closed."""
 LARGE: Final = [*large_dags(), *large_messages()]
 NOT_UTF_8: Final = [b"\x0a\x02\xff\xfe", b"\x0a\x02\xc3\x28", b"\x0a\x03\xed\xa0\x80", b"\x12\x02\xff\xfe"]
 
@@ -193,6 +207,96 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
+def usual() -> dict[int, list[bytes]]:
+    """By port, what is carried out: of the function, the DAG and the executor that a target may have."""
+    function = cb.Function(name="f", body=dumps(len))
+    call = cb.FunctionCall(name="f", response_key="k")
+    call.arguments.values.append(to_value(CloudburstReference("k", True)))
+    dag_call = cb.DagCall(name="d", output_key="k", response_address=f"tcp://{NOWHERE}:9000")
+    continued = cb.DagCall(name="d", continuation=cb.Continuation(id="i", name="d", call=dag_call))
+    continuation = cb.Continuation(id="i", name="d", call=continued, result=to_value(1).SerializeToString())
+    lww = anna.LWWValue(timestamp=2**64 - 1, value=dag(["f"], name="d")).SerializeToString()
+    members = anna.SetValue(values=[b"funcs/f", b"\xff", b""]).SerializeToString()
+    puts = [(anna.LWW, lww), (anna.LWW, anna.LWWValue(timestamp=1).SerializeToString()), (anna.SET, members)]
+    status = internal_pb2.ThreadStatus(ip=NOWHERE, running=True, functions=["f", "d"], utilization=1.0)
+    statuses = [
+        _with(status, **changes)
+        for changes in (
+            {"tid": 1}, {"running": False}, {"type": internal_pb2.GPU}, {"process": 1}, {"process": 2},
+            {"process": 1, "running": False}, {"reconnections": 2**31}, {"utilization": math.nan},
+        )
+    ]  # fmt: skip
+    gossip = internal_pb2.SchedulerStatus(dags=["d", "f", "", "unknown"])
+    for tid in (0, 1, 2**32 - 1):
+        gossip.function_locations.add(name="f", ip=NOWHERE, tid=tid)
+    answers = [
+        cb.GenericResponse(success=success, response_id=name)
+        for success in (True, False)
+        for name in ("", f"{NOWHERE}:0/f", f"{NOWHERE}:1/f", f"{NOWHERE}:0/d", "/", ":/", f"{NOWHERE}:x/f")
+    ]
+    messages: dict[int, list[Message]] = {
+        ports.FUNCTION_CREATE: [function, _with(function, name="g")],
+        ports.FUNCTION_CALL: [call, _with(call, source_hint=cb.STORAGE, locations=[NOWHERE])],
+        ports.DAG_CALL: [dag_call, continued],
+        ports.CALL_QUEUE: [call, _with(call, response_key="")],
+        ports.STATUS: [status, *statuses],
+        ports.SCHEDULER_UPDATE: [gossip],
+        ports.PIN_ACCEPT: [*answers],
+        ports.CONTINUATION: [continuation, _with(continuation, result=b"\xff")],
+        ports.KVS_ROUTING: [
+            anna.KeyAddressRequest(keys=KNOWN[:-1], response_address=f"tcp://{NOWHERE}:6460")
+        ],
+        ports.KVS_STORAGE: [
+            anna.KeyRequest(
+                type=anna.PUT, tuples=[anna.KeyTuple(key=key, lattice_type=kind, payload=payload)]
+            )
+            for key in KNOWN[:-1]
+            for kind, payload in puts
+        ],
+    }
+    dags = [
+        dag(["f"], name="d"),
+        dag(["f", "g"], [("f", "g")], name="d"),
+        dag(["f", "g", "d"], [("f", "g"), ("f", "d"), ("d", "g")], name="f"),
+    ]
+    texts = {ports.LIST: [b"", b"f"], ports.DAG_CREATE: dags, ports.DAG_DELETE: [b"d", b"f"]}
+    return texts | {port: [m.SerializeToString() for m in of_port] for port, of_port in messages.items()}
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _with(message: M, **changes: Any) -> M:
+    changed = type(message)(**changes)
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in changes:
+        copy.ClearField(name)  # type: ignore[arg-type]
+    copy.MergeFrom(changed)
+    return copy
+
+
+USUAL: Final = usual()
+KIND: Final[dict[int, type[Message]]] = {
+    ports.FUNCTION_CREATE: cb.Function,
+    ports.FUNCTION_CALL: cb.FunctionCall,
+    ports.DAG_CREATE: cb.Dag,
+    ports.DAG_CALL: cb.DagCall,
+    ports.CALL_QUEUE: cb.FunctionCall,
+    ports.STATUS: internal_pb2.ThreadStatus,
+    ports.SCHEDULER_UPDATE: internal_pb2.SchedulerStatus,
+    ports.PIN_ACCEPT: cb.GenericResponse,
+    ports.CONTINUATION: cb.Continuation,
+    ports.KVS_ROUTING: anna.KeyAddressRequest,
+    ports.KVS_STORAGE: anna.KeyRequest,
+    ports.CLASSIC.pin: internal_pb2.PinFunction,
+    ports.CLASSIC.call: cb.FunctionCall,
+    ports.CLASSIC.schedule: cb.DagSchedule,
+    ports.CLASSIC.trigger: cb.DagTrigger,
+}
+"""What a port takes, where it is no text."""
+
+
 def bodies() -> st.SearchStrategy[bytes]:
     return st.one_of(
         st.binary(max_size=40),
@@ -204,12 +308,31 @@ def bodies() -> st.SearchStrategy[bytes]:
     )
 
 
-def frames() -> st.SearchStrategy[list[bytes]]:
-    """Of one message: mostly one, as all peers send it."""
-    odd = bodies() | st.sampled_from([b"", WANTS_REASON, b"\0"])
-    return st.one_of(bodies().map(lambda body: [body]), st.lists(odd, min_size=1, max_size=5))
+@st.composite
+def meant_for(draw: st.DrawFn, port: int) -> bytes:
+    """Mostly what the port takes, as far as its kind goes."""
+    match draw(st.sampled_from(["usual", "usual", "kind", "kind", "oversized", "any", "any", "any"])):
+        case "oversized":
+            return draw(st.sampled_from(OVERSIZED))
+        case "usual" if port in USUAL:
+            return draw(st.sampled_from(USUAL[port]))
+        case "kind" if port in KIND:
+            return draw(messages(KIND[port]))
+    return draw(bodies())
 
 
-def story(ports: Sequence[int]) -> st.SearchStrategy[list[tuple[int, list[bytes]]]]:
+@st.composite
+def frames(draw: st.DrawFn, port: int) -> list[bytes]:
+    """Of one message: mostly as all peers send it, a request with an empty frame before it."""
+    if not draw(st.integers(0, 3)):
+        return draw(st.lists(bodies() | st.sampled_from([b"", WANTS_REASON, b"\0"]), min_size=1, max_size=5))
+    body = draw(meant_for(port))
+    if port not in ports.REQUEST_PORTS:
+        return [body]
+    return [b"", body, *([WANTS_REASON] if draw(st.booleans()) else [])]
+
+
+def story(of: Sequence[int]) -> st.SearchStrategy[list[tuple[int, list[bytes]]]]:
     """Some messages one after the other, each to one of the ports."""
-    return st.lists(st.tuples(st.sampled_from(ports), frames()), min_size=1, max_size=6)
+    message = st.sampled_from(of).flatmap(lambda port: st.tuples(st.just(port), frames(port)))
+    return st.lists(message, min_size=1, max_size=6)

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz import inputs
+from tests.fuzz.group import Cluster, Group
 from tests.fuzz.targets import ExecutorPorts, Ingress, KvsClientPorts, KvsPorts, ResponsePorts, Target
 
 Story = list[tuple[int, list[bytes]]]
@@ -27,8 +28,6 @@ SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "4"))
 """For each of the targets."""
 FIRST_SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
 CORPUS: Final = Path(__file__).with_name("corpus")
-EXAMPLES: Final = 50
-"""Stories between two looks at the clock."""
 
 MAKERS: Final[dict[str, Callable[[str, Path], Target]]] = {
     "ingress": lambda ip, folder: Ingress(ip),
@@ -36,6 +35,8 @@ MAKERS: Final[dict[str, Callable[[str, Path], Target]]] = {
     "kvs_server": lambda ip, folder: KvsPorts(ip),
     "kvs_client": lambda ip, folder: KvsClientPorts(ip),
     "responses": lambda ip, folder: ResponsePorts(ip),
+    "group": Group,
+    "cluster": Cluster,
 }
 
 
@@ -62,14 +63,15 @@ def test_what_failed_once_is_sent_again(target: Target) -> None:
 
 
 @pytest.mark.timeout(120 + 10 * SECONDS)
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 def test_any_bytes_at_any_port(target: Target) -> None:
     failed: list[Story] = []
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + SECONDS * target.share
     for number in itertools.count(FIRST_SEED):
 
         @seed(number)
         @settings(
-            max_examples=EXAMPLES,
+            max_examples=target.examples,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -81,6 +83,7 @@ def test_any_bytes_at_any_port(target: Target) -> None:
                 play(target, story)
             except BaseException:
                 failed[:] = [story]
+                target.begin_anew()
                 raise
 
         try:
@@ -104,7 +107,7 @@ def keep(folder: Path, target: Target, failed: list[Story], fault: str) -> None:
 
 def kept_in(folder: Path, target: Target) -> Iterator[tuple[str, str, Story]]:
     """Of each file that is kept for this target: its name, the fault, and the input."""
-    for file in sorted(folder.glob(f"{target.name}-*.json")):
+    for file in sorted(file for name in target.kept_for for file in folder.glob(f"{name}-*.json")):
         kept = json.loads(file.read_text())
         story = [
             (target.ports[place], [bytes.fromhex(frame) for frame in frames])
