@@ -148,14 +148,16 @@ class Pinning(Placing):
 
     def _may_take_over(self, dag: str, function: str, address: Address) -> bool:
         """Whether the DAG may have the function that the executor holds, beside those that have it."""
-        if not self._local:
-            # What it reports may be what another DAG is just getting there.
-            asked = any(a.address == address and a.request.function == function for a in self._sent)
-            return not asked and not self._is_held(address, function)
-        # Ray counts each DAG's pin, whether or not it is known by now that it does so here.
+        # Ray counts each DAG's pin, whether or not it is known by now that it does so here. And the table may
+        # still have a function that the executor has given up for another one.
         there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
-        has_room = not self._capacity or there < self._capacity
-        return has_room and not self._holds(dag, function, address)
+        if self._capacity and there >= self._capacity:
+            return False
+        if self._local:
+            return not self._holds(dag, function, address)
+        # What it reports may be what another DAG is just getting there.
+        asked = any(a.address == address and a.request.function == function for a in self._sent)
+        return not asked and not self._is_held(address, function)
 
     def recall(self, asked: Iterable[tuple[Address, str]], now: float) -> None:
         """Begin, after a restart, with what executors were told to pin before it.

@@ -44,14 +44,10 @@ class Batches:
         self._last: Batch | None = None
 
     def is_one_missing(self, batch: Batch) -> bool:
-        """Before this one. Of a peer that is new here nothing is known, so nothing is missing; one that
-        comes again is none."""
-        last = self._last
-        if last is None or last[0] != batch[0]:
-            self._last = batch
-            return False
-        self._last = max(last, batch)
-        return batch[1] > last[1] + 1
+        """Before this one, which may be the first one here of its sender's; one that comes again is none."""
+        number = 0 if self._last is None or self._last[0] != batch[0] else self._last[1]
+        self._last = (batch[0], max(number, batch[1]))
+        return batch[1] > number + 1
 
 
 class Publisher:

@@ -741,6 +741,16 @@ def test_without_a_time_to_settle_what_was_never_asked_for_is_left_alone_too() -
     assert c.pinning.reconcile({}, [], c.now, c.now) == []
 
 
+def test_no_more_is_taken_over_at_an_executor_than_it_may_hold() -> None:
+    c = Cluster(A)
+    c.status(A, "f")
+    c.table.pinned(A, "g", c.now)  # one of the two is what it had before
+    c.pinning.reconcile({"one": [PinRequest("f")], "two": [PinRequest("g")]}, [], c.now, c.now)
+    assert c.pinning.pins["one"] == [Pin("one", "f", A)]
+    assert c.pinning.missing() == {"two": ["g"]}
+    c.pinning.validate()
+
+
 def test_an_executor_that_reports_after_the_dags_are_known_gives_its_pin_back() -> None:
     c = Cluster(local=True, capacity=0)
     c.pinning.recall([(A, "f"), (A, "g")], c.now)
