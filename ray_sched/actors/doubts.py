@@ -26,8 +26,14 @@ MAX_AGAIN_S: Final = 30.0
 """How long the calls that are found open may go without another look, which comes less and less often."""
 BEFORE_CUT_S: Final = 5.0
 """What was sent longer before an executor was cut off and connected anew had arrived there."""
+MAX_SPANS: Final = 16
+"""Of one executor; more are joined."""
+Span = tuple[float, float]
+"""After the first time, and until the second."""
 GONE: Final = Destination("", "", "", False, "gone", False)
 """What stands among the noted calls where an executor was found gone, for the process after this one."""
+CUT: Final = Destination("", "", "", False, "cut", False)
+"""And where one said that it had been cut off."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Due:
     noted: bytes
     gone: dict[Address, float]
     """The executors that went, and when: later calls went to those that took their place."""
-    cut: dict[Address, tuple[float, float]]
-    """The executors that were cut off: of the calls sent between these times some may not have arrived."""
+    cut: dict[Address, tuple[Span, ...]]
+    """The executors that were cut off: of the calls sent in these some may not have arrived."""
     unsent: tuple[Destination, ...]
     again: tuple[Doubtful, ...]
     """What was open at the last look."""
@@ -50,7 +56,7 @@ class Due:
         """Reads all that was noted: not for a loop that has calls to decide."""
         doubtful = [*self.again, *(Doubtful((), to) for to in self.unsent)]
         for call in read(self.noted):
-            if call.at > self.young and call.to != GONE:
+            if call.at > self.young and call.to not in (GONE, CUT):
                 gone = any(call.at <= self.gone.get(executor, 0.0) for executor in call.executors)
                 if gone or any(self._was_cut(executor, call.at) for executor in call.executors):
                     doubtful.append(Doubtful(call.executors, call.to, call.continued, cut=not gone))
@@ -61,8 +67,7 @@ class Due:
         return doubtful
 
     def _was_cut(self, executor: Address, sent_at: float) -> bool:
-        since, until = self.cut.get(executor, (0.0, 0.0))
-        return since < sent_at <= until
+        return any(since < sent_at <= until for since, until in self.cut.get(executor, ()))
 
 
 class Doubts:
@@ -77,7 +82,7 @@ class Doubts:
         self._gone: dict[Address, float] = {}
         self._reconnections: dict[Address, int] = {}
         """How often executors have said that they were connected anew, since each began."""
-        self._cut: dict[Address, tuple[float, float]] = {}
+        self._cut: dict[Address, tuple[Span, ...]] = {}
         self._unsent: dict[Destination, None] = {}
         self._again: dict[Destination, tuple[Doubtful, float]] = {}
         """The calls that were open at the last look, and when that was."""
@@ -94,8 +99,12 @@ class Doubts:
             if not call.continued:
                 ledger.add((call.at, call.executors, tuple(call.to), True))
         for call in read(past):
-            if call.to == GONE and call.at > now - timeout_s:
+            if call.at <= now - timeout_s:
+                continue
+            if call.to == GONE:
                 self._gone[call.executors[0]] = max(call.at, self._gone.get(call.executors[0], 0.0))
+            elif call.to == CUT:
+                self._note_cut(call.executors[0], call.at)
 
     def gone(self, address: Address, now: float) -> None:
         """An executor is not the one that it was."""
@@ -108,8 +117,16 @@ class Doubts:
         """So often since it began was the executor connected anew, it says."""
         if times != self._reconnections.get(address, 0):
             self._reconnections[address] = times
-            since = now - self._executor_timeout_s - BEFORE_CUT_S
-            self._cut[address] = (min(since, self._cut.get(address, (since, 0.0))[0]), now)
+            self._note_cut(address, now)
+            # Should this process be killed before it has looked.
+            self._ledger.add((now, (address,), tuple(CUT), False))
+
+    def _note_cut(self, address: Address, told_at: float) -> None:
+        spans = *self._cut.get(address, ()), (told_at - self._executor_timeout_s - BEFORE_CUT_S, told_at)
+        if len(spans) > MAX_SPANS:
+            (since, _), (_, until), *rest = spans
+            spans = ((since, until), *rest)
+        self._cut[address] = spans
 
     def unsent(self, to: Destination) -> None:
         """This call went nowhere."""
@@ -124,7 +141,7 @@ class Doubts:
             return None
         started = now >= self._due_at
         gone = {a: at for a, at in self._gone.items() if started and now >= at + GRACE_S}
-        cut = {a: when for a, when in self._cut.items() if started and now >= when[1] + GRACE_S}
+        cut = {a: due for a, spans in self._cut.items() if started and (due := _until(spans, now - GRACE_S))}
         past = self._past if started else b""
         again: tuple[Doubtful, ...] = ()
         if now >= self._again_at:  # two looks that come one upon the other say no more than one
@@ -159,10 +176,18 @@ class Doubts:
                     self.unwatched += 1
             # One that went again meanwhile is due again.
             self._gone = {a: at for a, at in self._gone.items() if at > due.gone.get(a, 0.0)}
-            self._cut = {a: when for a, when in self._cut.items() if when != due.cut.get(a)}
+            for address, looked_at in due.cut.items():
+                left = tuple(span for span in self._cut.pop(address, ()) if span not in looked_at)
+                if left:
+                    self._cut[address] = left
             self._past = b"" if due.past else self._past
         else:
             self._unsent.update(dict.fromkeys(due.unsent))
+
+
+def _until(spans: tuple[Span, ...], at: float) -> tuple[Span, ...]:
+    """Those that had ended by then."""
+    return tuple(span for span in spans if span[1] <= at)
 
 
 def unsent_by_the_dead(noted: bytes, young: float) -> list[Noted]:
@@ -172,5 +197,7 @@ def unsent_by_the_dead(noted: bytes, young: float) -> list[Noted]:
     return [
         call
         for call in calls
-        if call.at > young and call.to != GONE and (call.continued or call.at > last - BEFORE_DEATH_S)
+        if call.at > young
+        and call.to not in (GONE, CUT)
+        and (call.continued or call.at > last - BEFORE_DEATH_S)
     ]

@@ -12,6 +12,7 @@ from ray_sched.actors.doubts import (
     GRACE_S,
     MAX_AGAIN_S,
     MAX_OPEN,
+    MAX_SPANS,
     MAX_UNSENT,
     Doubts,
 )
@@ -231,6 +232,34 @@ def test_after_a_restart_an_executor_is_asked_as_one_that_was_cut_off(ingress: I
     doubts = ingress.start(118.0)
     doubts.reconnected(A, 1, 119.0)
     assert ingress.due(121.0) == ["before"]
+
+
+def test_an_ingress_killed_before_it_looked_tells_the_next_who_was_cut_off(ingress: Ingress) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("before", 105.0, A)
+    ingress.call("at B", 105.0, B)
+    doubts.reconnected(A, 1, 112.0)
+    ingress.start(120.0)  # which is killed, too, before it hears of A
+    ingress.start(150.0)
+    ingress.call("later", 151.0, A)
+    assert ingress.due(152.0) == ["before"]
+
+
+def test_of_an_executor_that_is_cut_off_again_and_again_only_the_latest_calls_of_each_time_are_due(
+    ingress: Ingress,
+) -> None:
+    doubts = ingress.start(100.0)
+    ingress.call("first", 130.0, A)
+    doubts.reconnected(A, 1, 131.0)
+    ingress.call("between", 200.0, A)
+    ingress.call("second", 330.0, A)
+    doubts.reconnected(A, 2, 331.0)
+    assert ingress.due(340.0) == ["first", "second"]
+    doubts.looked_after(True, [], 340.0)
+    for times in range(3, 3 + MAX_SPANS + 1):
+        doubts.reconnected(A, times, 1000.0 * times)
+    ingress.call("last", 1000.0 * times - 1.0, A)
+    assert ingress.due(1000.0 * times + GRACE_S) == ["last"]
 
 
 def test_one_that_begins_anew_counts_anew(ingress: Ingress) -> None:
