@@ -549,8 +549,9 @@ class PolicyActor:
 def missed(table: ExecutorTable, records: Iterable[ExecutorRecord]) -> Iterator[StatusSeen]:
     """The statuses that the ingress, whose records these are, has taken in and the table does not have."""
     for record in records:
-        known = table.executors.get((record.ip, record.tid))
-        if record.seq <= (0 if known is None else known.seq):
+        address = (record.ip, record.tid)
+        known = table.executors.get(address)
+        if record.seq <= (table.left_at(address) if known is None else known.seq):
             continue
         status = record.status()
         end = table.unheard_end(status)

@@ -11,10 +11,12 @@ import pytest
 
 import ray_sched
 from ray_sched.actors import names
+from ray_sched.actors.policy import missed
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executor import Status
+from ray_sched.core.executors import ExecutorTable
 from ray_sched.core.open_calls import Doubtful
 from ray_sched.core.pins import PinRequest
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -203,15 +205,33 @@ def test_what_got_lost_on_its_way_from_the_ingress_the_policy_asks_for(
     def known() -> dict[str, list[str]]:
         return {told["address"]: told["functions"] for told in policy.status()["executors"]}
 
-    policy.on_events([], (7, 1))
-    policy.on_events([], (7, 2))
-    assert f"{OTHER}:5" not in known()
-    policy.on_events([], (7, 4))
+    policy.on_events([], (7, 2))  # there was another one before it
     eventually(lambda: known().get(f"{OTHER}:5") == ["g"], "the Policy knows it, too")
     assert f"{NODE}:0" in known()
     leaves = unheard._replace(running=False, functions=())
     loop.mailbox.put(lambda now: loop._take_status(leaves, now, seq_at(now)))
     eventually(lambda: f"{OTHER}:5" not in known(), "it is gone")
+
+
+def test_what_the_policy_missed_is_what_was_heard_since_and_brings_nobody_back() -> None:
+    config = Config()
+    ingress, policy = (
+        ExecutorTable(config.policy, local=True, pin_grace_s=1.0, executor_timeout_s=15.0) for _ in range(2)
+    )
+    for seq, address in enumerate([(NODE, 0), (NODE, 1), (NODE, 2), (OTHER, 0)], 1):
+        for table in (ingress, policy):
+            table.on_status(Status(*address, ("f",)), 1.0, seq)
+    policy.remove((NODE, 1))  # silent, as far as the Policy knows
+    ingress.on_status(Status(NODE, 2, ("f", "g")), 2.0, 10)
+    ingress.on_status(Status(OTHER, 0, ("h",), process=5), 2.0, 11)  # another process than before
+    ingress.on_status(Status(OTHER, 1, ("f",)), 2.0, 12)
+    heard = [(event.status, event.seq) for event in missed(policy, ingress.records())]
+    assert [(status[:2], set(status.functions), status.running, seq) for status, seq in heard] == [
+        ((NODE, 2), {"f", "g"}, True, 10),
+        ((OTHER, 0), set(), False, 10),
+        ((OTHER, 0), {"h"}, True, 11),
+        ((OTHER, 1), {"f"}, True, 12),
+    ]
 
 
 def test_a_scheduler_that_knows_no_executors_yet_takes_no_call_for_lost(
