@@ -144,7 +144,8 @@ def settle(client: Client, history: History) -> None:
             call.outcome = "silence"
         except ray_sched.ExecutionError as error:
             call.outcome = "error"
-            history.refused(f"in the end: {str(error)[-60:]}")
+            # Without the command that tells more, which has the call's id.
+            history.refused(f"in the end: {str(error).partition('ray-sched why')[0][-60:]}")
         except ray_sched.FunctionNotFoundError:
             call.outcome = "an acknowledged function was not found"
         else:
