@@ -202,6 +202,9 @@ class ExecutorConfig:
         minimum=0.1,
     )
     batch_size: int = setting(20, "Requests that a batching function is handed at once, at most.", minimum=1)
+    start_timeout_s: float = setting(
+        60.0, "Seconds that an executor has to start before its place on a node is given up.", minimum=1
+    )
     reference_timeout_s: float = setting(
         10.0, "Seconds that a call waits for the keys that its arguments refer to.", minimum=0.1
     )
@@ -298,11 +301,15 @@ class Config:
     start_timeout_s: float = setting(120.0, "Seconds that the whole group has to become ready.", minimum=1)
     stop_timeout_s: float = setting(
         20.0,
-        "Seconds that the whole group has to stop; the threads of its actors a quarter of it.",
-        minimum=1,
+        "Seconds that the whole group has to stop; its actors' threads, and Ray's processes, a quarter of "
+        "it. `ray-sched down` ends it by force after its own --timeout-s.",
+        minimum=4,
     )
     answer_timeout_s: float = setting(
-        2.0, "Seconds that an actor waits for another one's word, where it goes on without it.", minimum=0.05
+        2.0,
+        "Seconds that an actor waits for another one's word, where it goes on without it; a restarted Policy "
+        "for what the Ingress knows of the executors, too.",
+        minimum=0.5,
     )
     ray_timeout_s: float = setting(5.0, "Seconds that a Ray cluster has to take a connection.", minimum=0.1)
     log_level: str = setting(

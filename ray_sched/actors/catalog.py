@@ -146,7 +146,10 @@ class Catalog:
             if self._are_replicas(number) and 0 < len(name) <= self._max_name_bytes:
                 replicas[name] = int(number)
             else:
-                log.warning("key=%s has an entry that names no DAG", self._index_key)
+                log.warning(
+                    "key=%s has an entry that names no DAG, or more replicas than scheduler.max_executors",
+                    self._index_key,
+                )
         with self._index_lock:
             self._indexed.update(replicas)
         return replicas

@@ -81,6 +81,8 @@ _STOP_ORDER: Final = (
 write."""
 
 _WITHOUT_HISTORY: Final = (names.KVS, names.STATS, names.GOSSIP)
+_LAST_WORD_S: Final = 10.0
+"""What the Policy has to say who is missing, when the time for a start is over."""
 _POLL_S: Final = 0.05
 
 
@@ -214,7 +216,7 @@ class Group:
             is_late = time.monotonic() > deadline
             asked = self.handles[names.POLICY].unknown.remote(list(roles))
             # It was ready: a moment past the deadline it says what is missing.
-            unknown = _get(names.POLICY, asked, deadline + timeout_s / 4, timeout_s)
+            unknown = _get(names.POLICY, asked, deadline + _LAST_WORD_S, timeout_s)
             roles = {address: roles[address] for address in unknown}
             if roles and is_late:
                 missing = ", ".join(roles.values())

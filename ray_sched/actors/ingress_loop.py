@@ -128,7 +128,7 @@ class IngressLoop:
             config.remembered,
         )
         self._handed_on = Ring(config.remembered)
-        """Calls that the Scheduler was asked to decide."""
+        """What the Scheduler was asked: calls to be decided, and requests."""
         self._handed_on.heard = teller(log, logging.DEBUG)
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._asked_whole_at = float("-inf")

@@ -42,7 +42,7 @@ class Metering:
         self._read = read
         self._tags = {"group": config.group_name}
         self._period_s = config.stats.metrics_period_s
-        self._stop_timeout_s = config.threads_stop_timeout_s
+        self._stop_timeout_s = min(1.0, config.threads_stop_timeout_s)
         self._published: dict[tuple[str, tuple[str, ...]], float] = {}
         self._instruments: dict[str, Any] = {}
         self._stopping = threading.Event()

@@ -117,6 +117,8 @@ class PolicyActor:
         self._batches = Batches()
         self._missed_at = 0.0
         """When it was noticed that events of the ingress got lost, until they are known; 0: none did."""
+        self._told: tuple[float, Future[Update]] | None = None
+        """What the ingress knows, when it has said so, and for which loss it was asked. The ticker's."""
         self._recovered = threading.Event()
         self._stopping = threading.Event()
         self._ticker = threading.Thread(
@@ -467,7 +469,7 @@ class PolicyActor:
     def _remove_silent(self, now: float) -> None:
         if now - self._heard_at > MAX_TICK_GAP_S:
             return  # the ingress is silent itself: nothing is known of the executors
-        for address in self._table.remove_silent(now):
+        for address in self._table.remove_silent(now, self._config.scheduler.heartbeat_s):
             log.warning("executor=%s:%d is silent and counts as gone", *address)
             self._carry_out(self._pinning.on_gone(address, now, silent=True))
 
@@ -503,23 +505,33 @@ class PolicyActor:
         self._recovered.set()
 
     def _catch_up(self) -> None:
-        """Where events of the ingress got lost, ask what is known there; the answer comes later."""
+        """Where events of the ingress got lost, ask what is known there; the answer is taken in later.
+
+        Not in the thread that brings it: that is Ray's, and must neither wait nor call other actors.
+        """
+        if self._told is not None:
+            asked_for, told = self._told
+            if not told.done():
+                return
+            self._told = None
+            self._on_snapshot(told, asked_for)
         with self._lock:
             missed_at = self._missed_at
         if missed_at:
             log.warning("events of the ingress got lost: it is asked what it knows")
-            self._ingress.ask("snapshot").add_done_callback(lambda told: self._on_snapshot(told, missed_at))
+            self._told = (missed_at, self._ingress.ask("snapshot"))
 
-    def _on_snapshot(self, told: Future[Update], missed_at: float) -> None:
+    def _on_snapshot(self, told: Future[Update], asked_for: float) -> None:
         error = told.exception()
         if error is not None:
             log.info("the ingress does not say what it knows, and is asked again: %s", error)
             return
         now = time.monotonic()
         with self._lock:
-            if self._missed_at == missed_at:
+            if self._missed_at == asked_for:
                 self._missed_at = 0.0
-            for event in missed(self._table, told.result().executors):
+            since = now - self._config.scheduler.executor_timeout_s
+            for event in missed(self._table, told.result().executors, since):
                 self._on_event(event, now)
             self._publish(now)
 
@@ -546,15 +558,21 @@ class PolicyActor:
                 self._table.cached_keys.set(key.removeprefix(CACHED_KEYS), keys)
 
 
-def missed(table: ExecutorTable, records: Iterable[ExecutorRecord]) -> Iterator[StatusSeen]:
-    """The statuses that the ingress, whose records these are, has taken in and the table does not have."""
+def missed(table: ExecutorTable, records: Iterable[ExecutorRecord], since: float) -> Iterator[Event]:
+    """What the ingress, whose records these are, has seen of executors and the table does not have.
+
+    Not of those that it last heard before `since`: they are about to be gone, if they are not already.
+    """
     for record in records:
         address = (record.ip, record.tid)
         known = table.executors.get(address)
-        if record.seq <= (table.left_at(address) if known is None else known.seq):
+        if record.last_seen < since or record.seq <= (table.left_at(address) if known is None else known.seq):
             continue
         status = record.status()
-        end = table.unheard_end(status)
-        if end is not None:
-            yield StatusSeen(end, record.seq - 1, record.last_seen)
-        yield StatusSeen(status, record.seq, record.last_seen)
+        if known is None or known.functions != set(status.functions) or known.process != status.process:
+            end = table.unheard_end(status)
+            if end is not None:
+                yield StatusSeen(end, record.seq - 1, record.last_seen)
+            yield StatusSeen(status, record.seq, record.last_seen)
+        if not record.free and not status.functions:
+            yield Booked(address, record.seq)

@@ -190,16 +190,16 @@ class SchedulerActor:
         return self._decision(lambda: Decision(self._request(port, body)), deadline, request)
 
     def _decision(self, decide: Callable[[], Decision], deadline: float, request: str) -> Decision:
-        try:
-            if time.monotonic() > deadline:
-                raise NoResourcesError("the scheduler heard of it too late: try again")
-            with serving(request):
+        with serving(request):
+            try:
+                if time.monotonic() > deadline:
+                    raise NoResourcesError("the scheduler heard of it too late: try again")
                 return decide()
-        except RaySchedError as error:
-            return Decision(refusal(error))
-        except Exception as error:  # a fault of ours: it costs this request and no other
-            log.exception("a request failed")
-            return Decision(refusal(error))
+            except RaySchedError as error:
+                return Decision(refusal(error))
+            except Exception as error:  # a fault of ours: it costs this request and no other
+                log.exception("a request failed")
+                return Decision(refusal(error))
 
     def _decide(self, port: int, body: bytes) -> Decision:
         now = time.monotonic()

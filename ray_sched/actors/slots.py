@@ -96,7 +96,7 @@ class SlotKeeper:
             threads=config.ports.threads,
             idle_timeout_s=config.executor.idle_timeout_s,
             min_count=config.executor.min_count,
-            start_timeout_s=config.start_timeout_s,
+            start_timeout_s=config.executor.start_timeout_s,
         )
         self._watched: dict[Address, _Watched] = {}
         self._nodes: dict[str, dict[str, Any]] = {}

@@ -56,8 +56,9 @@ class ExecutorRecord:
     is_ours: bool = False
 
     def status(self) -> Status:
-        """What its latest status may have said."""
-        return Status(self.ip, self.tid, self.functions, self.utilization, gpu=self.gpu, process=self.process)
+        """What its latest status may have said, without what is known from peers alone."""
+        functions = tuple(function for function in self.functions if function not in self.hearsay)
+        return Status(self.ip, self.tid, functions, self.utilization, gpu=self.gpu, process=self.process)
 
 
 class Executor:

@@ -257,14 +257,14 @@ class ExecutorTable:
             self._back_off(executor, 0.0)
             self.dirty[executor.address] = None
 
-    def remove_silent(self, now: float) -> list[Address]:
-        """Remove the executors that fell silent, or would be too long before the next look, and return them:
-        for the one table whose word counts."""
+    def remove_silent(self, now: float, look_s: float = 0.0) -> list[Address]:
+        """Remove the executors that fell silent, or would be too long before the next look (in `look_s`); gives
+        them. For the one table whose word counts."""
         gap = 0.0 if self._last_look is None else now - self._last_look
         self._last_look = now
         if gap > MAX_TICK_GAP_S:
             self.excuse(gap, now)
-        next_look = now + min(gap, self._executor_timeout_s / 4)
+        next_look = now + min(look_s, self._executor_timeout_s / 10)
         silent = [a for a, e in self.executors.items() if next_look - e.last_seen > self._executor_timeout_s]
         for address in silent:
             self.remove(address)

@@ -148,13 +148,14 @@ class Pinning(Placing):
 
     def _may_take_over(self, dag: str, function: str, address: Address) -> bool:
         """Whether the DAG may have the function that the executor holds, beside those that have it."""
-        # Ray counts each DAG's pin, whether or not it is known by now that it does so here. And the table may
-        # still have a function that the executor has given up for another one.
-        there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
-        if self._capacity and there >= self._capacity:
-            return False
         if self._local:
-            return not self._holds(dag, function, address)
+            # Ray counts each DAG's pin, whether or not it is known by now that it does so here.
+            there = sum(pin.address == address for pins in self.pins.values() for pin in pins)
+            has_room = not self._capacity or there < self._capacity
+            return has_room and not self._holds(dag, function, address)
+        # The table may still have what the executor has given up for another function.
+        if self._capacity and len(self._wanted_at(address)) >= self._capacity:
+            return False
         # What it reports may be what another DAG is just getting there.
         asked = any(a.address == address and a.request.function == function for a in self._sent)
         return not asked and not self._is_held(address, function)
@@ -450,7 +451,8 @@ class Pinning(Placing):
         attempt.in_lane = attempt.reserving = False
         if accepted:
             if attempt.abandoned:
-                return self._undo(pin, now)
+                with serving(attempt.origin):
+                    return self._undo(pin, now)
             attempt.pin = pin
             self._table.pinned(address, pin.function, now, named=said)
             return []
@@ -492,7 +494,8 @@ class Pinning(Placing):
             if attempt in self._waiting:
                 self._waiting.remove(attempt)
             if attempt.pin is not None:
-                effects += self._undo(attempt.pin, now)
+                with serving(transaction.origin):
+                    effects += self._undo(attempt.pin, now)
             elif attempt.reserving:
                 self._sent.remove(attempt)
                 effects += self.ledger.drop(attempt.target())

@@ -418,7 +418,8 @@ class ExecutorServer:
                 self.history.pin(effect)
                 with serving(pin.request):
                     answer = "accepted" if success else "refused"
-                    logger.info("a pin is %s", answer, extra=fields(function=pin.name))
+                    said = {**fields(function=pin.name), "cause": (answer, pin.name)}
+                    logger.info("a pin is %s", answer, extra=said)
                 self._reports.answer_pin(pin, success, error)
             case Report():
                 held = self._execution.functions

@@ -11,6 +11,7 @@ import pytest
 
 import ray_sched
 from ray_sched.actors import names
+from ray_sched.actors.messages import Booked, StatusSeen
 from ray_sched.actors.policy import missed
 from ray_sched.config import Config
 from ray_sched.core.destination import Destination
@@ -216,21 +217,28 @@ def test_what_got_lost_on_its_way_from_the_ingress_the_policy_asks_for(
 def test_what_the_policy_missed_is_what_was_heard_since_and_brings_nobody_back() -> None:
     config = Config()
     ingress, policy = (
-        ExecutorTable(config.policy, local=True, pin_grace_s=1.0, executor_timeout_s=15.0) for _ in range(2)
+        ExecutorTable(config.policy, local=False, pin_grace_s=1.0, executor_timeout_s=15.0) for _ in range(2)
     )
-    for seq, address in enumerate([(NODE, 0), (NODE, 1), (NODE, 2), (OTHER, 0)], 1):
+    for seq, address in enumerate([(NODE, 0), (NODE, 1), (NODE, 2), (NODE, 3), (OTHER, 0)], 1):
         for table in (ingress, policy):
-            table.on_status(Status(*address, ("f",)), 1.0, seq)
+            table.on_status(Status(*address, () if address[1] == 3 else ("f",)), 20.0, seq)
     policy.remove((NODE, 1))  # silent, as far as the Policy knows
-    ingress.on_status(Status(NODE, 2, ("f", "g")), 2.0, 10)
-    ingress.on_status(Status(OTHER, 0, ("h",), process=5), 2.0, 11)  # another process than before
-    ingress.on_status(Status(OTHER, 1, ("f",)), 2.0, 12)
-    heard = [(event.status, event.seq) for event in missed(policy, ingress.records())]
-    assert [(status[:2], set(status.functions), status.running, seq) for status, seq in heard] == [
-        ((NODE, 2), {"f", "g"}, True, 10),
-        ((OTHER, 0), set(), False, 10),
-        ((OTHER, 0), {"h"}, True, 11),
-        ((OTHER, 1), {"f"}, True, 12),
+    ingress.on_status(Status(NODE, 2, ("f", "g")), 21.0, 10)
+    ingress.on_status(Status(OTHER, 0, ("h",), process=5), 21.0, 11)  # another process than before
+    ingress.on_status(Status(OTHER, 1), 21.0, 12)
+    ingress.on_status(Status(OTHER, 2, ("long ago",)), 1.0, 13)
+    for address in ((NODE, 3), (OTHER, 1)):
+        ingress.booked(address, 14)
+    heard = list(missed(policy, ingress.records(), 6.0))
+    assert [event for event in heard if isinstance(event, StatusSeen)] == [
+        StatusSeen(Status(NODE, 2, ("f", "g")), 10, 21.0),
+        StatusSeen(Status(OTHER, 0, running=False, process=5), 10, 21.0),
+        StatusSeen(Status(OTHER, 0, ("h",), process=5), 11, 21.0),
+        StatusSeen(Status(OTHER, 1), 14, 21.0),
+    ]
+    assert [event for event in heard if isinstance(event, Booked)] == [
+        Booked((NODE, 3), 14),
+        Booked((OTHER, 1), 14),
     ]
 
 

@@ -220,7 +220,7 @@ def test_silence_removes_an_executor() -> None:
     t.on_status(status(A, "f"), 0.0)
     t.on_status(status(B, "f"), 0.0)
     gone = [
-        (second, t.remove_silent(float(second)))
+        (second, t.remove_silent(float(second), 1.0))
         for second in range(17)
         if second != 10 or not t.on_seen([B], 10.0)
     ]
@@ -244,6 +244,14 @@ def test_time_in_which_nobody_could_be_heard_is_nobodys_silence() -> None:
         t.remove_silent(float(second))
     t.excuse(10.0, 15.0)
     assert t.remove_silent(16.0) == []
+
+
+def test_a_look_that_comes_late_makes_nobody_silent() -> None:
+    t = table()
+    t.on_status(status(A, "f"), 0.0)
+    for now in (11.0, 11.5, 13.4):
+        assert t.remove_silent(now, 0.5) == []
+    assert t.remove_silent(14.6, 0.5) == [A]
 
 
 def test_who_is_seen_is_suspected_no_more_and_never_seen_earlier_than_before() -> None:

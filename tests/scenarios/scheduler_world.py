@@ -266,7 +266,7 @@ class SchedulerWorld:
     def _tick(self) -> None:
         self._carry_out(self._pinning.tick(self.now))
         self._table.age(self.now)
-        for executor in self._table.remove_silent(self.now):
+        for executor in self._table.remove_silent(self.now, STEP_S):
             self._say(f"{address_text(executor)} is silent and counts as gone")
             self._forget_executor(executor)
             self._carry_out(self._pinning.on_gone(executor, self.now, silent=True))

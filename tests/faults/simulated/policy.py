@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_sched.actors.messages import Booked, StatusSeen
 from ray_sched.actors.pin_record import PinRecord
 from ray_sched.actors.policy import missed
 from ray_sched.core.executor import Address, ExecutorRecord, Status
@@ -88,7 +89,7 @@ class Policy(Part):
     def _beat(self) -> None:
         now = self.relay.now
         self.table.age(now)
-        for address in self.table.remove_silent(now):
+        for address in self.table.remove_silent(now, self._world.config.scheduler.heartbeat_s):
             self.carry_out(self.pinning.on_gone(address, now, silent=True))
         self.publish(heartbeat=True)
 
@@ -116,8 +117,13 @@ class Policy(Part):
         def took(snapshot: Update) -> None:
             if self._missed_at == missed_at:
                 self._missed_at = 0.0
-            for event in missed(self.table, snapshot.executors):
-                self.on_status(event.status, event.seq, event.at)
+            since = self.relay.now - self._world.config.scheduler.executor_timeout_s
+            for event in missed(self.table, snapshot.executors, since):
+                match event:
+                    case StatusSeen(status, seq, at):
+                        self.on_status(status, seq, at)
+                    case Booked(address, seq):
+                        self.on_booked(address, seq)
 
         told = self.mine(took)
         self.relay.tell(self, ingress, "what do you know?", ask, once=True)
