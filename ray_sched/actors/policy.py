@@ -569,10 +569,16 @@ def missed(table: ExecutorTable, records: Iterable[ExecutorRecord], since: float
         if record.last_seen < since or record.seq <= (table.left_at(address) if known is None else known.seq):
             continue
         status = record.status()
-        if known is None or known.functions != set(status.functions) or known.process != status.process:
+        booked = not record.free and not status.functions
+        # Not where it was booked since, and that is all: a status would free it meanwhile.
+        same = known is not None and (known.functions, known.process) == (
+            set(status.functions),
+            status.process,
+        )
+        if not (booked and same):
             end = table.unheard_end(status)
             if end is not None:
                 yield StatusSeen(end, record.seq - 1, record.last_seen)
             yield StatusSeen(status, record.seq, record.last_seen)
-        if not record.free and not status.functions:
+        if booked:
             yield Booked(address, record.seq)

@@ -258,7 +258,7 @@ class ExecutorTable:
             self.dirty[executor.address] = None
 
     def remove_silent(self, now: float, look_s: float = 0.0) -> list[Address]:
-        """Remove the executors that fell silent, or would be too long before the next look (in `look_s`); gives
+        """Remove the executors that fell silent, or would be too long before the next look in `look_s`; gives
         them. For the one table whose word counts."""
         gap = 0.0 if self._last_look is None else now - self._last_look
         self._last_look = now

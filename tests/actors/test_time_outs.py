@@ -229,12 +229,17 @@ def test_what_the_policy_missed_is_what_was_heard_since_and_brings_nobody_back()
     ingress.on_status(Status(OTHER, 2, ("long ago",)), 1.0, 13)
     for address in ((NODE, 3), (OTHER, 1)):
         ingress.booked(address, 14)
+    for table, seq in ((policy, 15), (ingress, 15)):
+        table.on_status(Status(NODE, 4), 20.0, seq)
+        table.booked((NODE, 4), seq + 1)
+    ingress.on_status(Status(NODE, 4), 21.0, 17)  # it is free again
     heard = list(missed(policy, ingress.records(), 6.0))
     assert [event for event in heard if isinstance(event, StatusSeen)] == [
         StatusSeen(Status(NODE, 2, ("f", "g")), 10, 21.0),
         StatusSeen(Status(OTHER, 0, running=False, process=5), 10, 21.0),
         StatusSeen(Status(OTHER, 0, ("h",), process=5), 11, 21.0),
         StatusSeen(Status(OTHER, 1), 14, 21.0),
+        StatusSeen(Status(NODE, 4), 17, 21.0),
     ]
     assert [event for event in heard if isinstance(event, Booked)] == [
         Booked((NODE, 3), 14),
