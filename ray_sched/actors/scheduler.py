@@ -323,9 +323,8 @@ class SchedulerActor:
 
         Raises KvsError, NoResourcesError, TimedOutError.
         """
-        if not self._leasing.fresh.wait(
-            self._config.scheduler.table_timeout_s
-        ):  # after a restart its table is empty
+        # After a restart the table is empty.
+        if not self._leasing.fresh.wait(self._config.scheduler.table_timeout_s):
             raise NoResourcesError("the Policy has not told yet which executors there are: try again")
         with self._lock:
             known = frozenset(self._leasing.table.executors)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-import zmq
 
 from ray_sched.actors import names
 from ray_sched.config import Config
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from tests.actors.in_process import group
+from tests.floods import flood
 from tests.system.conftest import eventually
 from tests.wire.players import LegacyClient, PlayedExecutor, Pusher, Record
 
 HOST, NODE, STRANGER = "127.0.39.1", "127.0.39.2", "127.0.39.3"
-UNDER_WAY: Final = 4000
-"""Requests without an answer at the most: many times what the Scheduler has to answer at once."""
-FIRST: Final = 2000
-"""Messages that are sent before anybody else asks for something."""
 WAIT_MS: Final = 30_000
 
 GPU_STATUS = internal_pb2.ThreadStatus(ip=STRANGER, tid=0, running=True, type=internal_pb2.GPU)
@@ -89,52 +83,6 @@ def client(executor: PlayedExecutor) -> Iterator[LegacyClient]:
         yield client
 
 
-@contextmanager
-def flood(port: int, body: bytes) -> Iterator[None]:
-    """Sends as fast as the port takes it, without waiting for answers, for as long as this is open.
-
-    Ends with the last answer, so that nothing of it is left for the next test: each request has one.
-    """
-    begun, stop = threading.Event(), threading.Event()
-    unanswered = 0
-
-    def send() -> None:
-        nonlocal unanswered
-        sent = 0
-        with zmq.Context() as context:
-            asks = port in ports.REQUEST_PORTS
-            socket = context.socket(zmq.DEALER if asks else zmq.PUSH)
-            socket.linger = socket.rcvhwm = 0
-            socket.connect(ports.tcp(HOST, port))
-            while not stop.is_set():
-                try:
-                    for _ in range(min(100, UNDER_WAY - unanswered) if asks else 100):
-                        socket.send_multipart([b"", body] if asks else [body], zmq.DONTWAIT)
-                        unanswered += asks
-                        sent += 1
-                except zmq.Again:
-                    socket.poll(10, zmq.POLLOUT)
-                while asks and socket.poll(10 if unanswered == UNDER_WAY else 0):
-                    socket.recv_multipart()
-                    unanswered -= 1
-                if sent >= FIRST:
-                    begun.set()
-            while unanswered and socket.poll(WAIT_MS):
-                socket.recv_multipart()
-                unanswered -= 1
-            socket.close(0)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        assert begun.wait(WAIT_MS / 1000)
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert unanswered == 0
-
-
 def held_by(actors: Actors, executor: PlayedExecutor) -> list[str]:
     """Its functions, as the Policy knows them."""
     known = actors[names.POLICY].status()["executors"]
@@ -154,7 +102,7 @@ def test_a_flood_on_one_port_starves_no_other(
         (ports.FUNCTION_CALL, lambda: bool(client.call("f").success)),
         (ports.DAG_DELETE, lambda: bool(client.delete_dag("late").success)),
     ]
-    with flood(flooded, FLOODS[flooded]):
+    with flood(HOST, flooded, FLOODS[flooded]):
         for port, served in steps:
             if port == flooded or (flooded == ports.DAG_CREATE and port > flooded):
                 continue

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from ray_sched.client import Client
 from ray_sched.config import Config
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
+from tests.floods import flood
 from tests.fuzz import inputs
 from tests.system.conftest import STOP_S, eventually
 from tests.wire.players import PlayedExecutor, Pusher
@@ -121,55 +121,10 @@ def test_nonsense_on_every_port_of_the_group_ends_no_actor(group: Group, client:
     assert status(group, names.INGRESS)["counts"].get("failed", 0) == 0
 
 
-FLOOD = 4000
-"""Requests that are under way at the most: many times what the Scheduler has to answer at once."""
-
-
-@contextmanager
-def flood(port: int, body: bytes) -> Iterator[None]:
-    """Sends to a request port as fast as it takes it, without waiting for what is answered, up to a limit.
-
-    Ends with the last answer, so that nothing of it is left for the next test: each request has one.
-    """
-    stop = threading.Event()
-    unanswered = 0
-
-    def send() -> None:
-        nonlocal unanswered
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.rcvhwm = 0
-        socket.connect(ports.tcp(HOST, port))
-        while not stop.is_set():
-            try:
-                for _ in range(min(100, FLOOD - unanswered)):
-                    socket.send_multipart([b"", body], zmq.DONTWAIT)
-                    unanswered += 1
-            except zmq.Again:
-                pass
-            while socket.poll(10 if unanswered == FLOOD else 0):
-                socket.recv_multipart()
-                unanswered -= 1
-        while unanswered and socket.poll(WAIT_S * 1000):
-            socket.recv_multipart()
-            unanswered -= 1
-        context.destroy(0)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert unanswered == 0
-
-
 def test_a_flood_of_calls_starves_no_other_port(group: Group, client: Client) -> None:
     """`tests/actors/test_floods.py` does it to each port, in one process."""
     call = cb.DagCall(name="hard", response_address="tcp://127.0.17.9:9").SerializeToString()
-    with flood(ports.DAG_CALL, call):
+    with flood(HOST, ports.DAG_CALL, call):
         client.register(lambda _: 1, "hard_late", timeout_s=WAIT_S)
         assert "hard_incr" in client.list("hard_i", timeout_s=WAIT_S)
         client.register_dag("hard_late", ["hard_incr"], timeout_s=WAIT_S)
