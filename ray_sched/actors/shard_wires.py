@@ -32,6 +32,9 @@ CALL_PORTS: Final = (ports.FUNCTION_CALL, ports.DAG_CALL)
 PROXY_NAME: Final = b"front"
 WAITING_CALLS: Final = 1000
 """Calls that may wait for one shard on each side of its connection: with it they are lost."""
+RECONNECT_MS: Final = 10
+"""Shards come after what connects to them. Until it has found them, the front refuses queued calls, and to
+look for a socket in the file system costs next to nothing (ZeroMQ looks ten times less often)."""
 MAX_PATH: Final = 107
 """Bytes of a Unix socket's path (unix(7))."""
 
@@ -183,6 +186,7 @@ def _socket(context: Context, kind: int) -> Socket:
     socket: Socket = context.socket(kind)
     socket.linger = 0
     socket.rcvhwm = socket.sndhwm = HIGH_WATER_MARK
+    socket.reconnect_ivl = RECONNECT_MS
     return socket
 
 

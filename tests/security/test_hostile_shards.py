@@ -118,10 +118,17 @@ def test_shards_take_no_bait(actors: Actors, bait: Bait) -> None:
         assert counted(shards[0], "calls") and counted(shards[1], "passed_on")
         assert all(counted(shard, "dag_calls") for shard in shards)
 
+        def front_passes_on() -> bool:
+            """It connects to the shards in its own time; until then it refuses what is queued."""
+            stranger.push(ports.CALL_QUEUE, [sane[ports.CALL_QUEUE].SerializeToString()])
+            return counted(front, "passed_on") > 0
+
+        eventually(front_passes_on, "the front has found the shards")
+        before = sum(counted(s, "queued_calls", DROPPED_CALL) for s in shards)
         stranger.push(ports.CALL_QUEUE, bodies[ports.CALL_QUEUE])
         passed = len(bodies[ports.CALL_QUEUE]) - 3  # the last ones are no messages, which the front sees
         eventually(
-            lambda: sum(counted(s, "queued_calls", DROPPED_CALL) for s in shards) >= passed,
+            lambda: sum(counted(s, "queued_calls", DROPPED_CALL) for s in shards) >= before + passed,
             "queued calls came to the shards",
         )
 
