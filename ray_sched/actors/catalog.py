@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Collection, Iterable
+from concurrent.futures import Future
 from typing import Final
 
 from ray_sched.errors import BadMessageError, KvsError, LatticeMismatchError, RaySchedError
@@ -51,7 +52,7 @@ class Catalog:
         self._indexed: dict[str, int] = {}
         self._erasing = threading.Lock()
         self._unerased: dict[str, None] = {}
-        """Deleted DAGs that the store still has, since it did not answer."""
+        """DAGs that are no more, which the store still has, since it did not answer."""
 
     def store_function(self, function: cb.Function) -> None:
         """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
@@ -102,8 +103,20 @@ class Catalog:
         self._kvs.put_bytes(name, b"")
         self._unerased.pop(name, None)
 
+    def erase_soon(self, name: str) -> None:
+        """`erase_dag` without waiting, for a DAG that was not created after all."""
+        if len(self._unerased) < MAX_UNERASED:
+            self._unerased[name] = None
+
+        def erased(written: Future[None]) -> None:
+            if written.exception() is None:
+                self._unerased.pop(name, None)
+
+        with contextlib.suppress(KvsError):  # then `erase_rest` does it
+            self._kvs.put_bytes_future(name, b"").add_done_callback(erased)
+
     def erase_rest(self) -> None:
-        """Erase what `erase_dag` could not, but for what is created again meanwhile."""
+        """Erase what these two could not, but for what is created again meanwhile."""
         with self._erasing:
             for name in list(self._unerased):
                 self.erase_dag(name)

@@ -75,11 +75,15 @@ class Dags:
             self._learn_functions_of(dag)
         with self._lock:
             self._registry.begin_create(dag)
+        is_stored = False
         try:
             pinned = self._pin(dag, replicas)
+            is_stored = True  # it may be, also where the store does not say so
             self._catalog.store_dag(dag)
             self._catalog.add_to_index(dag.name, replicas)
         except BaseException:
+            if is_stored:  # before the name is free for another
+                self._catalog.erase_soon(dag.name)
             with self._lock:
                 self._registry.abort(dag.name)
             # Should this not arrive, the next `reconcile` does.

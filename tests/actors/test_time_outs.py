@@ -11,6 +11,7 @@ import pytest
 
 import ray_sched
 from ray_sched.actors import names
+from ray_sched.actors.catalog import DAG_INDEX
 from ray_sched.actors.messages import Booked, StatusSeen
 from ray_sched.actors.policy import missed
 from ray_sched.config import Config
@@ -31,6 +32,7 @@ from tests.wire.players import (
     Pusher,
     Record,
     Verdict,
+    decode,
     encode,
     messages,
 )
@@ -134,6 +136,26 @@ def test_a_store_that_falls_silent_when_all_is_pinned_gets_the_pins_given_back(
     executor.verdict = Verdict.ACCEPT
     assert client.create_dag("dag", [FUNCTION]).success
     assert client.call_dag("dag").success
+    assert client.delete_dag("dag").success
+
+
+def test_a_failed_creation_leaves_nothing_in_the_store(
+    client: LegacyClient, executor: PlayedExecutor, anna: PlayedAnna, config: Config
+) -> None:
+    def stored() -> bytes:
+        return bytes(decode(messages.LWW_VALUE, anna.stored["dag"][1]).value)
+
+    index = DAG_INDEX + config.group_name
+    anna.failing[index] = messages.TIMEOUT
+    try:
+        reply = client.create_dag("dag", [FUNCTION])
+    finally:
+        del anna.failing[index]
+    assert not reply.success
+    eventually(lambda: stored() == b"", "the DAG is erased again")
+
+    assert client.create_dag("dag", [FUNCTION]).success
+    assert FUNCTION.encode() in stored()
     assert client.delete_dag("dag").success
 
 
