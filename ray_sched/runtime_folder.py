@@ -21,7 +21,8 @@ def runtime_file(config: Config, name: str) -> Path:
 def runtime_folder(configured: str = "") -> Path:
     """The folder of this user's files, made with mode 0700 if it is not there.
 
-    Raises ConfigError when it cannot be made, or belongs to somebody else.
+    Raises ConfigError when it cannot be made, belongs to somebody else, or others may write to it: who may
+    replaces journals and sockets.
     """
     folder = Path(configured or Path(tempfile.gettempdir(), f"ray_sched-{os.getuid()}")).expanduser()
     if not folder.is_absolute():
@@ -34,5 +35,9 @@ def runtime_folder(configured: str = "") -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigError(
             f"executor.runtime_dir: {folder} is not a folder of this user's; name another, or remove it"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"executor.runtime_dir: others may write to {folder}: close it to them (chmod go-w), or name another"
         )
     return folder

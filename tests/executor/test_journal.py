@@ -83,6 +83,17 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytes
         runtime_folder(str(mine))
 
 
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod go-w"):
+        runtime_folder(str(folder))
+    folder.chmod(0o755)
+    assert runtime_folder(str(folder)) == folder
+
+
 @pytest.mark.parametrize("name", ["relative", "/proc/none/here"])
 def test_a_folder_that_cannot_be_used_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=r"executor\.runtime_dir"):
