@@ -38,6 +38,6 @@ def runtime_folder(configured: str = "") -> Path:
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
-            f"executor.runtime_dir: others may write to {folder}: close it to them (chmod go-w), or name another"
+            f"executor.runtime_dir: others may write to {folder}: close it (chmod go-w), or name another"
         )
     return folder

@@ -18,7 +18,7 @@ import zmq
 
 from ray_sched.errors import NoResourcesError
 from ray_sched.wire.codec import refusal
-from ray_sched.wire.sockets import DONTWAIT, DONTWAIT_SNDMORE, receive_request, send_part
+from ray_sched.wire.sockets import DONTWAIT, DONTWAIT_SNDMORE, receive_part, receive_request, send_part
 
 AT_ONCE: Final = 2000
 """Messages that are taken out of a port in one turn, so that the others have theirs."""
@@ -27,6 +27,7 @@ MAX_BYTES: Final = 512 * 2**20
 OVERLOADED: Final = refusal(
     NoResourcesError("more calls come than the scheduler can take: try again later, or at another scheduler")
 )
+REASON: Final = OVERLOADED.reason.encode()
 
 
 class Backlog:
@@ -52,11 +53,11 @@ class Backlog:
             for _ in range(AT_ONCE):
                 if self._bytes > MAX_BYTES:
                     break
-                frames = receive_request(socket)
                 if late:
-                    self._refuse(socket, frames)
+                    self._refuse_next(socket)
                     refused += 1
                 else:
+                    frames = receive_request(socket)
                     waiting.append((now, frames))
                     self._bytes += sum(map(len, frames))
         except zmq.Again:
@@ -76,6 +77,24 @@ class Backlog:
             self._counts["refused_overload"] += 1
         raise zmq.Again
 
+    def _refuse_next(self, socket: zmq.Socket[bytes]) -> None:
+        """`_refuse` the next one in the socket; only the way back is copied. Raises zmq.Again."""
+        way = [receive_part(socket, DONTWAIT)]
+        frame = receive_part(socket, DONTWAIT, False)
+        while len(frame) and frame.more:
+            way.append(frame.bytes)
+            frame = receive_part(socket, DONTWAIT, False)
+        has_envelope = not len(frame)
+        parts = 0
+        while frame.more:
+            frame = receive_part(socket, DONTWAIT, False)
+            parts += 1
+        if has_envelope:
+            way.append(b"")
+            self._answer(socket, way, parts > 1)
+        else:
+            self._counts["dropped_no_envelope"] += 1
+
     def _refuse(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         """NO_RESOURCES to whoever sent these frames, for as little as it can be had."""
         try:
@@ -83,12 +102,15 @@ class Backlog:
         except ValueError:
             self._counts["dropped_no_envelope"] += 1
             return
+        self._answer(socket, frames[:end], len(frames) > end + 1)
+
+    def _answer(self, socket: zmq.Socket[bytes], way: list[bytes], wants_reason: bool) -> None:
         try:
-            for part in frames[:end]:
+            for part in way:
                 send_part(socket, part, DONTWAIT_SNDMORE)
-            if len(frames) > end + 1:  # it asks for the reason
+            if wants_reason:
                 send_part(socket, OVERLOADED.body, DONTWAIT_SNDMORE)
-                send_part(socket, OVERLOADED.reason.encode(), DONTWAIT)
+                send_part(socket, REASON, DONTWAIT)
             else:
                 send_part(socket, OVERLOADED.body, DONTWAIT)
         except zmq.ZMQError:  # it has gone, or does not take its replies

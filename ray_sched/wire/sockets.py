@@ -27,6 +27,8 @@ which make them for each part, cost twice and seven times as much as what is don
 send_part: Final = zmq.backend.Socket.send
 """`send_part(socket, bytes, flags)`: what `socket.send` comes to once it has looked for what no socket here
 has (a routing id, a group), which takes longer than the sending. Raises as it does."""
+receive_part: Final = zmq.backend.Socket.recv
+"""`receive_part(socket, flags)`: the next part as bytes, or as a `Frame` with a third argument of False."""
 
 
 def receive(socket: zmq.Socket[bytes], *first: bytes) -> list[bytes]:

@@ -90,6 +90,38 @@ def test_who_asks_for_the_reason_of_a_refusal_gets_it(port: Port) -> None:
     assert port.client.recv_multipart() == [b"2", b"", OVERLOADED.body, OVERLOADED.reason.encode()]
 
 
+@pytest.mark.parametrize("comes_late", [True, False], ids=["at once", "after it waited"])
+@pytest.mark.parametrize(
+    ("sent", "way_back"),
+    [
+        ([b"", b"body"], [b""]),
+        ([b"id", b"more", b"", b"body"], [b"id", b"more", b""]),
+        ([b"id", b""], [b"id", b""]),
+        ([b"id", b"", b""], [b"id", b""]),
+        ([b"id", b"body"], None),
+        ([b"body"], None),
+    ],
+)
+def test_a_refusal_goes_the_way_back_and_what_has_none_spoils_nothing(
+    port: Port, sent: list[bytes], way_back: list[bytes] | None, comes_late: bool
+) -> None:
+    if comes_late:
+        port.ask(b"1")
+        port.backlog.take_in(port.router, 0.0)
+    for message in (sent, [b"next", b"", b"body"]):
+        port.client.send_multipart(message)
+    port.backlog.take_in(port.router, 0.9)
+    if not comes_late:
+        port.backlog.take_in(port.router, 2.0)
+        with pytest.raises(zmq.Again):
+            port.next()
+    if way_back is not None:
+        assert port.client.recv_multipart() == [*way_back, OVERLOADED.body]
+    assert port.client.recv_multipart() == [b"next", b"", OVERLOADED.body]
+    assert port.counts["refused_overload"] == 2
+    assert port.counts["dropped_no_envelope"] == (way_back is None)
+
+
 def test_each_of_more_calls_than_can_be_decided_is_answered_once() -> None:
     ingress = Setting(CONFIG.replace(**{"scheduler.max_wait_s": 0.02, "policy.max_recent_calls": 0}))
     try:
