@@ -20,6 +20,7 @@ import zmq
 import ray_sched
 from ray_sched.actors.group import Group
 from ray_sched.actors.policy import CACHED_KEYS
+from ray_sched.errors import NoResourcesError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import SetLattice
 from ray_sched.wire import anna_pb2 as anna
@@ -73,6 +74,19 @@ def wait_for(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
+
+
+def called(call: Callable[[], object]) -> None:
+    """In cluster mode a call has an executor for itself until that reports: another one is tried again."""
+
+    def was_taken() -> bool:
+        try:
+            call()
+        except NoResourcesError:
+            return False
+        return True
+
+    wait_for(was_taken, "an executor is free")
 
 
 def test_only_executors_take_the_bait(
@@ -130,13 +144,13 @@ def test_only_executors_take_the_bait(
         client.register(lambda library, folder: Bait(folder), "hostile_result")
         client.register_dag("hostile_results", ["hostile_result"])
         assert os.getpid() not in bait.readers()
-        ray.get(scheduler.call.remote("hostile_result", bait.folder), timeout=PATIENCE_S)
+        called(lambda: ray.get(scheduler.call.remote("hostile_result", bait.folder), timeout=PATIENCE_S))
         ray.get(
             scheduler.call_dag.remote("hostile_results", {"hostile_result": [bait.folder]}),
             timeout=PATIENCE_S,
         )
         assert os.getpid() in bait.readers()
-        client.function("hostile_f")(bait).get(timeout_s=PATIENCE_S)
+        called(lambda: client.function("hostile_f")(bait).get(timeout_s=PATIENCE_S))
 
     status = group.status()
     executors = {answer["pid"] for role, answer in status.items() if role.startswith("executor-")}
