@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -56,11 +57,18 @@ def shared(pid: int, descriptor: int) -> socket.socket:
     return socket.socket(fileno=copy)
 
 
+def is_stopped(pid: int) -> bool:
+    """All threads of a process: they go on until one of them has run that hears of the signal."""
+    stats = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in stats)
+
+
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
+        eventually(lambda: all(map(is_stopped, pids)), "the processes stop")
         yield
     finally:
         for pid in pids:
@@ -88,10 +96,10 @@ def test_a_call_that_was_on_its_way_has_the_error_value(
         return all(connections(pid, CONFIG.ports.call + tid, group) for tid, pid in executors.items())
 
     eventually(all_are_connected, "every executor was sent a call")
-    with stopped(list(executors.values())):
+    with stopped(list(executors.values())), ExitStack() as stack:
         lost = identity(2)
         ways = [
-            shared(pid, descriptor)
+            stack.enter_context(shared(pid, descriptor))
             for tid, pid in executors.items()
             for descriptor in connections(pid, CONFIG.ports.call + tid, group)
         ]
@@ -104,7 +112,6 @@ def test_a_call_that_was_on_its_way_has_the_error_value(
         eventually(is_taken, "the call came to an executor")
         for way in ways:
             way.shutdown(socket.SHUT_RDWR)
-            way.close()
     with pytest.raises(ray_sched.ExecutionError, match="lost"):
         lost.get(timeout_s=WAIT_S)
     assert identity(3).get(timeout_s=WAIT_S) == 3
