@@ -13,7 +13,7 @@ from ray_sched.actors.group import Group
 from ray_sched.actors.reservations import listed
 from ray_sched.config import Config
 from tests.nodes.clusters import AutoscaledNodes
-from tests.nodes.waiting import answer, eventually, executors, policy_status, reserved
+from tests.nodes.waiting import answer, eventually, executors, held, policy_status, reserved
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -66,7 +66,7 @@ def test_a_node_comes_for_a_dag_and_goes_with_it(group: Group) -> None:
         # The head offers no slots: what its executor holds is not Ray's.
         eventually(lambda: len(reserved()) >= 2, "the other pins are reserved")
         client.delete_dag("big")
-        eventually(lambda: living() == 1, "empty nodes go", 90)
+        eventually(lambda: living() == 1, "empty nodes go", 90, lambda: (held(HOST), reserved()))
         eventually(lambda: executors(HOST) == {(HOST, 0)}, "and their executors with them")
 
         scheduler = ray_sched.get_scheduler(HOST)

@@ -18,10 +18,16 @@ from ray_sched.core.pins import Pin
 WAIT_S = 10.0
 
 
-def eventually(holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def eventually(
+    holds: Callable[[], bool],
+    what: str,
+    timeout_s: float = 60.0,
+    how_it_is: Callable[[], object] = lambda: "",
+) -> None:
+    """`how_it_is` is asked when it does not hold in time."""
     deadline = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s {how_it_is()}"
         time.sleep(0.1)
 
 
@@ -37,6 +43,12 @@ def policy_status(group: str) -> dict[str, Any]:
 def executors(group: str) -> set[Address]:
     """Those that the scheduler knows."""
     return {(e["ip"], e["tid"]) for e in policy_status(group).get("executors", [])}
+
+
+def held(group: str) -> dict[str, dict[str, Any]]:
+    """What each executor tells of itself: who holds or waits for something does not leave."""
+    actors = {at: names.find(group, names.executor_role(*at)) for at in executors(group)}
+    return {f"{ip}:{tid}": ray.get(a.status.remote(), timeout=WAIT_S) for (ip, tid), a in actors.items()}
 
 
 def free(group: str) -> int:
