@@ -97,6 +97,7 @@ class SlotKeeper:
             idle_timeout_s=config.executor.idle_timeout_s,
             min_count=config.executor.min_count,
             start_timeout_s=config.executor.start_timeout_s,
+            leave_timeout_s=config.executor.depart_timeout_s + config.executor.depart_linger_s,
         )
         self._watched: dict[Address, _Watched] = {}
         self._nodes: dict[str, dict[str, Any]] = {}
@@ -195,7 +196,9 @@ class SlotKeeper:
             log.info("executor=%s:%d is there already: %s", ip, tid, error)
 
     def _give_up(self, address: Address) -> None:
-        log.warning("executor=%s:%d is given up: it did not come up, or its node is gone", *address)
+        log.warning(
+            "executor=%s:%d is given up: it did not come, did not leave, or its node is gone", *address
+        )
         try:
             ray.kill(names.find(self._config.group_name, names.executor_role(*address)), no_restart=True)
         except RaySchedError:

@@ -54,7 +54,7 @@ class Retire:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """It was started, and never came."""
+    """It was started, and never came; or was told to leave, and never did."""
 
     address: Address
 
@@ -70,19 +70,31 @@ class _Started:
 
 
 class Slots:
-    """`idle_timeout_s`: 0 means that nobody retires. `threads`: how many an address has room for."""
+    """`idle_timeout_s`: 0 means that nobody retires. `threads`: how many an address has room for.
+
+    `leave_timeout_s`: how long one that is told to leave has for it, unless it has something to do again.
+    """
 
     def __init__(
-        self, *, threads: int, idle_timeout_s: float, min_count: int, start_timeout_s: float
+        self,
+        *,
+        threads: int,
+        idle_timeout_s: float,
+        min_count: int,
+        start_timeout_s: float,
+        leave_timeout_s: float,
     ) -> None:
         self._threads = threads
         self._idle_timeout_s = idle_timeout_s
         self._min_count = min_count
         self._start_timeout_s = start_timeout_s
+        self._leave_timeout_s = leave_timeout_s
         self._started: dict[Address, _Started] = {}
         """Executors that are on their way, until Ray knows their node."""
         self._left: dict[Address, str] = {}
         """Those that left or were told to, and their nodes."""
+        self._told: dict[Address, float] = {}
+        """When those were told to leave that are there yet."""
 
     def on_left(self, address: Address, node: str) -> None:
         """An executor left by itself."""
@@ -114,7 +126,18 @@ class Slots:
                     self._left.pop(address, None)
                     self._started[address] = _Started(node.id, gpu, now)
                     effects.append(Start(address, node.id, gpu))
-        return effects + self._retire(nodes, holders)
+        return effects + self._overdue(holders, now) + self._retire(nodes, holders, now)
+
+    def _overdue(self, holders: Mapping[Address, Holder], now: float) -> list[Effect]:
+        """Whoever keeps its node for nothing: it did not hear, or hangs."""
+        self._told = {address: at for address, at in self._told.items() if address in holders}
+        overdue = [
+            address
+            for address, at in self._told.items()
+            if now - at > self._leave_timeout_s and holders[address].idle_s >= self._idle_timeout_s
+        ]
+        self._told.update(dict.fromkeys(overdue, now))
+        return [GiveUp(address) for address in overdue]
 
     def _missing(self, node: Node, holders: Mapping[Address, Holder]) -> dict[bool, int]:
         """How many executors the node still lacks: without and with a GPU."""
@@ -133,7 +156,7 @@ class Slots:
         free = [(ip, tid) for tid in range(self._threads) if (ip, tid) not in taken]
         return free[:number]
 
-    def _retire(self, nodes: Sequence[Node], holders: Mapping[Address, Holder]) -> list[Effect]:
+    def _retire(self, nodes: Sequence[Node], holders: Mapping[Address, Holder], now: float) -> list[Effect]:
         if not self._idle_timeout_s:
             return []
         effects: list[Effect] = []
@@ -146,5 +169,6 @@ class Slots:
             if mine and idle and not coming and staying - len(mine) >= self._min_count:
                 staying -= len(mine)
                 self._left.update(dict.fromkeys(mine, node.id))
+                self._told.update(dict.fromkeys(mine, now))
                 effects += [Retire(address) for address in mine]
         return effects

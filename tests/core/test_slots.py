@@ -13,10 +13,17 @@ from ray_sched.core.slots import Effect, GiveUp, Holder, Node, Retire, Slots, St
 ONE = Node("one", "10.0.0.1", slots=2)
 TWO = Node("two", "10.0.0.2", slots=1)
 START_S = 10.0
+LEAVE_S = 30.0
 
 
 def slots(idle_timeout_s: float = 0.0, min_count: int = 0, threads: int = 10) -> Slots:
-    return Slots(threads=threads, idle_timeout_s=idle_timeout_s, min_count=min_count, start_timeout_s=START_S)
+    return Slots(
+        threads=threads,
+        idle_timeout_s=idle_timeout_s,
+        min_count=min_count,
+        start_timeout_s=START_S,
+        leave_timeout_s=LEAVE_S,
+    )
 
 
 def addresses(effects: list[Effect], kind: type[Start | Retire | GiveUp]) -> list[Address]:
@@ -101,6 +108,23 @@ def test_a_node_all_of_whose_executors_are_idle_loses_them_together() -> None:
     assert s.look([ONE], {}, 3.0) == [], "and stay away"
     s.wake("one")
     assert len(s.look([ONE], {}, 4.0)) == 2
+
+
+def test_one_that_is_told_to_leave_and_does_not_is_given_up() -> None:
+    s = slots(idle_timeout_s=5.0)
+    idle = {("10.0.0.2", 0): Holder("two", idle_s=5.0)}
+    assert s.look([TWO], idle, 0.0) == [Retire(("10.0.0.2", 0))]
+    assert s.look([TWO], idle, LEAVE_S) == []
+    assert s.look([TWO], idle, LEAVE_S + 1) == [GiveUp(("10.0.0.2", 0))]
+    assert s.look([TWO], idle, LEAVE_S + 2) == []
+    assert s.look([TWO], idle, 2 * LEAVE_S + 2) == [GiveUp(("10.0.0.2", 0))], "the first one may be lost, too"
+    assert s.look([TWO], {}, 3 * LEAVE_S + 4) == [], "it stays away"
+
+
+def test_one_that_got_something_to_do_before_it_heard_that_it_should_leave_finishes_that() -> None:
+    s = slots(idle_timeout_s=5.0)
+    s.look([TWO], {("10.0.0.2", 0): Holder("two", idle_s=5.0)}, 0.0)
+    assert s.look([TWO], {("10.0.0.2", 0): Holder("two", idle_s=0.0)}, LEAVE_S + 1) == []
 
 
 def test_a_minimum_stays() -> None:
