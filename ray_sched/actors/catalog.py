@@ -91,7 +91,11 @@ class Catalog:
         with self._erasing:
             self._unerased.pop(dag.name, None)
         self._kvs.get(dag.name)  # so that this write outranks what is there, whoever wrote it
-        self._kvs.put_bytes(dag.name, dag.SerializeToString())
+        try:
+            self._kvs.put_bytes(dag.name, dag.SerializeToString())
+        except BaseException:  # the store may have it all the same
+            self.erase_soon(dag.name)
+            raise
 
     def erase_dag(self, name: str) -> None:
         """Whoever looks the DAG up by its key alone (a peer) finds it empty from now on.
@@ -100,7 +104,11 @@ class Catalog:
         """
         if len(self._unerased) < MAX_UNERASED:
             self._unerased[name] = None
-        self._kvs.put_bytes(name, b"")
+        try:
+            self._kvs.put_bytes(name, b"")
+        except LatticeMismatchError:  # it is no DAG that is there
+            self._unerased.pop(name, None)
+            raise
         self._unerased.pop(name, None)
 
     def erase_soon(self, name: str) -> None:
@@ -109,7 +117,7 @@ class Catalog:
             self._unerased[name] = None
 
         def erased(written: Future[None]) -> None:
-            if written.exception() is None:
+            if written.exception() is None or isinstance(written.exception(), LatticeMismatchError):
                 self._unerased.pop(name, None)
 
         with contextlib.suppress(KvsError):  # then `erase_rest` does it
@@ -119,7 +127,8 @@ class Catalog:
         """Erase what these two could not, but for what is created again meanwhile."""
         with self._erasing:
             for name in list(self._unerased):
-                self.erase_dag(name)
+                with contextlib.suppress(LatticeMismatchError):
+                    self.erase_dag(name)
 
     def erased(self, names: Collection[str]) -> list[str]:
         """Those of the DAGs whose creator deleted them."""

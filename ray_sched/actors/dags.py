@@ -78,8 +78,8 @@ class Dags:
         is_stored = False
         try:
             pinned = self._pin(dag, replicas)
-            is_stored = True  # it may be, also where the store does not say so
             self._catalog.store_dag(dag)
+            is_stored = True
             self._catalog.add_to_index(dag.name, replicas)
         except BaseException:
             if is_stored:  # before the name is free for another

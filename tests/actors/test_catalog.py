@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ray_sched.actors.catalog import Catalog
-from ray_sched.errors import BadMessageError, TimedOutError
+from ray_sched.errors import BadMessageError, LatticeMismatchError, TimedOutError
 from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, SetLattice, SingleCausal
 from ray_sched.kvs.server import KvsServer
@@ -116,6 +116,45 @@ def test_an_index_that_was_overwritten_does_not_keep_a_restart_waiting(kvs: KvsC
     assert kvs.get_bytes("ray_sched/dags/group/damaged") == b"\xff\xff"
     catalog.add_to_index("a", 1)
     assert Catalog(kvs, "group", causal=False).read_dag_index() == {"a": 1}
+
+
+def test_a_name_at_which_something_else_is_stored_is_refused_and_holds_up_nothing(
+    kvs: KvsClient, catalog: Catalog
+) -> None:
+    taken = SetLattice(frozenset([b"somebody else's"]))
+    kvs.put("taken", taken)
+    with pytest.raises(LatticeMismatchError):
+        catalog.store_dag(dag("taken"))
+    with pytest.raises(LatticeMismatchError):
+        catalog.erase_dag("taken")
+    catalog.erase_rest()
+    assert kvs.get("taken") == taken
+
+
+def test_a_dag_that_was_never_written_erases_nothing_at_its_name() -> None:
+    """It may be another scheduler's."""
+    store = Store()
+    server = KvsServer(IP, store)
+    server.start()
+    with KvsClient(IP, IP, timeout_s=0.5, retries=0) as client:
+        Catalog(client, "another", causal=False).store_dag(dag("theirs"))
+        server.stop()
+        catalog = Catalog(client, "group", causal=False)
+        with pytest.raises(TimedOutError):
+            catalog.store_dag(dag("theirs"))
+        server = KvsServer(IP, store)
+        server.start()
+
+        def can_erase() -> bool:
+            try:
+                catalog.erase_rest()
+                return client.get_bytes("theirs") is not None
+            except TimedOutError:
+                return False
+
+        eventually(can_erase, "the store answers again")
+        assert catalog.load_dags(["theirs"]) == {"theirs": dag("theirs")}
+    server.stop()
 
 
 def test_a_deleted_dag_that_could_not_be_erased_is_not_learned_and_erased_later() -> None:
