@@ -97,7 +97,10 @@ class SlotKeeper:
             idle_timeout_s=config.executor.idle_timeout_s,
             min_count=config.executor.min_count,
             start_timeout_s=config.executor.start_timeout_s,
-            leave_timeout_s=config.executor.depart_timeout_s + config.executor.depart_linger_s,
+            # What it may wait for, and then the end of its process.
+            leave_timeout_s=config.executor.depart_timeout_s
+            + config.executor.depart_linger_s
+            + config.stop_timeout_s,
         )
         self._watched: dict[Address, _Watched] = {}
         self._nodes: dict[str, dict[str, Any]] = {}

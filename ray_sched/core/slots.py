@@ -101,7 +101,8 @@ class Slots:
         self._left[address] = node
 
     def wake(self, node: str) -> None:
-        """The node's executors are wanted again."""
+        """The node's executors are wanted again: whoever did not hear that it should leave, stays."""
+        self._told = {address: at for address, at in self._told.items() if self._left.get(address) != node}
         self._left = {address: left for address, left in self._left.items() if left != node}
 
     def look(self, nodes: Sequence[Node], holders: Mapping[Address, Holder], now: float) -> list[Effect]:

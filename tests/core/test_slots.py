@@ -127,6 +127,14 @@ def test_one_that_got_something_to_do_before_it_heard_that_it_should_leave_finis
     assert s.look([TWO], {("10.0.0.2", 0): Holder("two", idle_s=0.0)}, LEAVE_S + 1) == []
 
 
+def test_one_that_is_wanted_again_is_told_anew_before_it_is_given_up() -> None:
+    s = slots(idle_timeout_s=5.0)
+    idle = {("10.0.0.2", 0): Holder("two", idle_s=5.0)}
+    s.look([TWO], idle, 0.0)
+    s.wake("two")
+    assert s.look([TWO], idle, LEAVE_S + 1) == [Retire(("10.0.0.2", 0))]
+
+
 def test_a_minimum_stays() -> None:
     idle = {
         ("10.0.0.1", 0): Holder("one", idle_s=99.0),
