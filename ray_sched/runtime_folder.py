@@ -21,8 +21,8 @@ def runtime_file(config: Config, name: str) -> Path:
 def runtime_folder(configured: str = "") -> Path:
     """The folder of this user's files, made with mode 0700 if it is not there.
 
-    Raises ConfigError when it cannot be made, belongs to somebody else, or others may write to it: who may
-    replaces journals and sockets.
+    Raises ConfigError when it cannot be made, belongs to somebody else, or others may write to it: they could
+    replace journals and sockets.
     """
     folder = Path(configured or Path(tempfile.gettempdir(), f"ray_sched-{os.getuid()}")).expanduser()
     if not folder.is_absolute():

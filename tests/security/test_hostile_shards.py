@@ -130,14 +130,17 @@ def test_shards_take_no_bait(actors: Actors, bait: Bait) -> None:
             return counted(front, "passed_on") > 0
 
         eventually(front_passes_on, "the front has found the shards")
-        before = sum(counted(s, "queued_calls", DROPPED_CALL) for s in shards)
+
+        def came() -> int:
+            return sum(counted(shard, "queued_calls", DROPPED_CALL) for shard in shards)
+
+        eventually(lambda: came() >= counted(front, "passed_on"), "that came to the shards")
+        before = came()
         stranger.push(ports.CALL_QUEUE, bodies[ports.CALL_QUEUE])
         passed = len(bodies[ports.CALL_QUEUE]) - 3  # the last ones are no messages, which the front sees
-        eventually(
-            lambda: sum(counted(s, "queued_calls", DROPPED_CALL) for s in shards) >= before + passed,
-            "queued calls came to the shards",
-        )
+        eventually(lambda: came() >= before + passed, "queued calls came to the shards")
 
+        assert {shard.status()["executors"] for shard in shards} == {2}
         stranger.push(ports.STATUS, bodies[ports.STATUS])
         eventually(
             lambda: all(shard.status()["executors"] == 3 for shard in shards),

@@ -60,7 +60,10 @@ def shared(pid: int, descriptor: int) -> socket.socket:
 def is_stopped(pid: int) -> bool:
     """All threads of a process: they go on until one of them has run that hears of the signal."""
     stats = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
-    return all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in stats)
+    try:
+        return all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in stats)
+    except (FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+        return False
 
 
 @contextmanager
