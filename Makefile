@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 # Else the folder of a clone, `ray_sched`, is taken for the package by whoever works beside it.
 EDITABLE := --config-settings editable_mode=compat
 
+JOBS ?= 2
+
 LOCAL_VENV := .venv-ray253
 LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py
 
@@ -35,9 +37,15 @@ GENERATED := build/proto
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# Ray's local mode with the last Ray that has one, and what only ray[default] shows; then all others with plain ray.
-test: $(if $(ARGS),,test-local test-metrics) $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(or $(ARGS),--ignore=$(TOUR))
+# Ray's local mode with the last Ray that has one, beside what only ray[default] shows; then all others with plain
+# ray, shared out among JOBS processes (see tests/conftest.py).
+test: $(VENV)/.installed-dev
+ifeq ($(ARGS),)
+	$(MAKE) --jobs=2 --output-sync=target test-local test-metrics
+	$(BIN)/python -m pytest -n $(JOBS) --ignore=$(TOUR)
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
 
 # That version of Ray leaves files open.
 test-local: $(LOCAL_VENV)/.installed

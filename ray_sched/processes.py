@@ -18,6 +18,9 @@ MARK: Final = "RAY_SCHED_HOLDER"
 """The variable that has it."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _POLL_S: Final = 0.05
+_EXIT_S: Final = 5.0
+"""At most that long a process that exits is waited for: what is left is the kernel's work."""
+_PF_EXITING: Final = 0x4
 
 
 def adopt() -> None:
@@ -47,14 +50,37 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def _exits() -> bool:
+    """Whether a process of this user is on its way out: its environment has gone, and sockets may be there.
+
+    It has the flag of that (proc(5), stat field 9), and is no zombie yet, or is one by its first thread only.
+    """
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if process.stat().st_uid == os.getuid():
+                    fields = (process / "stat").read_text().rpartition(")")[2].split()
+                    last = fields[0] in "ZX" and len(os.listdir(process / "task")) <= 1
+                    if int(fields[6]) & _PF_EXITING and not last:
+                        return True
+    return False
+
+
 def end(mark: str, grace_s: float) -> None:
-    """Waits that long for the marked processes to end by themselves, then kills those that are left."""
+    """Waits that long for the marked processes to end by themselves, then kills those that are left.
+
+    Their ports and files are free then: processes that exit are waited for, too.
+    """
     deadline = time.monotonic() + grace_s
     while left := marked(mark):
         if time.monotonic() > deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        _reap()
+        time.sleep(_POLL_S)
+    deadline = time.monotonic() + _EXIT_S
+    while _exits() and time.monotonic() < deadline:
         _reap()
         time.sleep(_POLL_S)
     _reap()

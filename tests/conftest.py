@@ -1,11 +1,27 @@
-"""What tests of any part may need."""
+"""What tests of any part may need, and how they are shared out where several processes run them (`-n 2`)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
+
+BY_FILE = ("actors", "faults")
+"""Folders whose files share neither a cluster nor an address."""
+LONGEST_FIRST = (
+    "tests/test_cli.py",
+    "tests/wire",
+    "tests/nodes",
+    "tests/system",
+    "tests/actors/test_group.py",
+    "tests/fuzz",
+    "tests/faults/test_everything_killed.py",
+    "tests/test_demo.py",
+    "tests/security",
+)
 
 
 @pytest.fixture
@@ -16,3 +32,29 @@ def logging_kept() -> Iterator[None]:
     yield
     own.handlers[:], own.propagate = before[0], before[2]
     own.setLevel(before[1])
+
+
+def part(nodeid: str) -> str:
+    """What one process has to run as a whole: tests that share a cluster, or use the same addresses."""
+    file = PurePosixPath(nodeid.partition("::")[0])
+    folder = file.parts[1]
+    return str(file) if folder in BY_FILE else f"tests/{folder}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest parts come first, so that no process is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: rank.get(part(item.nodeid), len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPart(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByPart(config, log)

@@ -16,7 +16,7 @@ from tests.floods import flood
 from tests.system.conftest import eventually
 from tests.wire.players import LegacyClient, PlayedExecutor, Pusher, Record
 
-HOST, NODE, STRANGER = "127.0.39.1", "127.0.39.2", "127.0.39.3"
+HOST, NODE, STRANGER = "127.0.39.11", "127.0.39.12", "127.0.39.13"
 WAIT_MS: Final = 30_000
 
 GPU_STATUS = internal_pb2.ThreadStatus(ip=STRANGER, tid=0, running=True, type=internal_pb2.GPU)
