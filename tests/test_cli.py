@@ -223,27 +223,24 @@ def test_a_group_from_up_to_down(state: Path, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    ("at", "number", "code"),
-    [
-        ("  ray ", signal.SIGINT, 130),
-        ("  policy ", signal.SIGTERM, 130),
-        ("Stop it with Ctrl-C", signal.SIGHUP, 0),  # SIGINT: tests/faults/test_everything_killed.py
-    ],
+    ("at", "number"),
+    # SIGINT, and once all is up: tests/faults/test_everything_killed.py
+    [("  ray ", signal.SIGHUP), ("  policy ", signal.SIGTERM)],
 )
 def test_a_signal_stops_everything_at_any_moment(
-    state: Path, ended: list[Up], at: str, number: signal.Signals, code: int
+    state: Path, ended: list[Up], at: str, number: signal.Signals
 ) -> None:
     up = Up("--host", "127.0.5.44", "--executors", "1")
     ended.append(up)
     up.wait_for(at)
     up.signal(number)
-    assert up.wait() == code, up.lines
+    assert up.wait() == 130, up.lines
     assert_nothing_left(state, "127.0.5.44")
 
 
 @pytest.mark.cluster
 def test_a_second_signal_stops_everything_at_once(state: Path, ended: list[Up]) -> None:
-    up = Up("--host", "127.0.5.45", "--executors", "1")
+    up = Up("--host", "127.0.5.45", "--executors", "0")
     ended.append(up)
     up.wait_for("Stop it with Ctrl-C")
     below = psutil.Process(up.process.pid).children(recursive=True)
@@ -257,7 +254,7 @@ def test_a_second_signal_stops_everything_at_once(state: Path, ended: list[Up]) 
 
 @pytest.mark.cluster
 def test_what_a_killed_group_left_is_cleaned_up_by_the_next_command(state: Path, ended: list[Up]) -> None:
-    up = Up("--host", "127.0.5.46", "--executors", "1")
+    up = Up("--host", "127.0.5.46", "--executors", "0")
     ended.append(up)
     up.wait_for("Stop it with Ctrl-C")
     holder = json.loads((state / "127.0.5.46.json").read_text())

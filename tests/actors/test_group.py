@@ -70,36 +70,37 @@ def test_parts_become_ready_in_order_and_stop_in_the_opposite_order(config: Conf
     assert can_bind(config.host, 5000)
 
 
-def test_a_foreign_kvs_needs_no_actor(config: Config) -> None:
-    config = config.replace(**{"kvs.host": "127.0.5.9", "executor.count": 0})
+@pytest.fixture(scope="module")
+def standing(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    """For tests that only look at it: without executors, and with a key-value store elsewhere."""
+    config = Config(host="127.0.5.8").replace(
+        **{
+            "kvs.path": str(tmp_path_factory.mktemp("standing") / "story"),
+            "kvs.host": "127.0.5.9",
+            "executor.count": 0,
+            "scheduler.api_threads": 2,
+        }
+    )
     group = Group.start(config, parts=standins.parts())
-    try:
-        assert sorted(group.handles) == ["gossip", "ingress", "policy", "scheduler", "stats"]
-    finally:
-        group.stop(timeout_s=20)
+    yield group
+    group.stop(timeout_s=20)
 
 
-def test_a_second_group_of_the_name_is_refused_and_the_first_lives_on(config: Config) -> None:
-    config = config.replace(**{"executor.count": 0})
-    group = Group.start(config, parts=standins.parts())
-    try:
-        with pytest.raises(AlreadyRunningError, match="runs in this Ray cluster already"):
-            Group.start(config, parts=standins.parts())
-        attached = Group.attach(config.group_name)
-        assert list(attached.handles) == list(group.handles)
-        assert attached.status()["scheduler"]["role"] == "scheduler"
-    finally:
-        group.stop(timeout_s=20)
+def test_a_foreign_kvs_needs_no_actor(standing: Group) -> None:
+    assert sorted(standing.handles) == ["gossip", "ingress", "policy", "scheduler", "stats"]
 
 
-def test_a_class_may_have_concurrency_groups_as_is_configured(config: Config) -> None:
-    config = config.replace(**{"executor.count": 0, "scheduler.api_threads": 2})
-    group = Group.start(config, parts=standins.parts())
-    try:
-        scheduler = names.find(config.group_name, names.SCHEDULER)
-        assert sorted(ray.get([scheduler.meet.remote(), scheduler.meet.remote()], timeout=30)) == [0, 1]
-    finally:
-        group.stop(timeout_s=20)
+def test_a_second_group_of_the_name_is_refused_and_the_first_lives_on(standing: Group) -> None:
+    with pytest.raises(AlreadyRunningError, match="runs in this Ray cluster already"):
+        Group.start(Config(host=standing.name), parts=standins.parts())
+    attached = Group.attach(standing.name)
+    assert list(attached.handles) == list(standing.handles)
+    assert attached.status()["scheduler"]["role"] == "scheduler"
+
+
+def test_a_class_may_have_concurrency_groups_as_is_configured(standing: Group) -> None:
+    scheduler = names.find(standing.name, names.SCHEDULER)
+    assert sorted(ray.get([scheduler.meet.remote(), scheduler.meet.remote()], timeout=30)) == [0, 1]
 
 
 @pytest.mark.parametrize(

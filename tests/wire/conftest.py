@@ -110,7 +110,7 @@ def ray_address() -> Iterator[str]:
     assert holder.wait(STOP_S) == 0
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def executing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scheduler]:
