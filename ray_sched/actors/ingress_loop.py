@@ -315,7 +315,7 @@ class IngressLoop:
                     placed = self._placed
                 self._events.flush_if_due(now)
                 if now >= next_sweep:
-                    self._forwarding.sweep(now)
+                    self._sweep(now)
                     readiness.check_all()  # should a descriptor ever have said nothing
                     next_sweep = now + SWEEP_S
                 if now >= next_tick:
@@ -333,6 +333,10 @@ class IngressLoop:
             self._readiness.close()
             self.mailbox.close()
             self._close()
+
+    def _sweep(self, now: float) -> None:
+        """What is done each SWEEP_S."""
+        self._forwarding.sweep(now)
 
     def _close(self) -> None:
         """Free the ports."""

@@ -22,9 +22,9 @@ from typing import Final
 import zmq
 
 from ray_sched.actors import shard_wires
-from ray_sched.actors.front import Limit, Peer, push_handler, request_handler
+from ray_sched.actors.front import Limit, Peer, push_handler, reply_to, request_handler
 from ray_sched.actors.ingress_loop import PORT_HOLDERS, IngressLoop
-from ray_sched.actors.shard_wires import CALL_PORTS
+from ray_sched.actors.shard_wires import CALL_PORTS, WAITING_CALLS
 from ray_sched.config import Config
 from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executor import Status
@@ -109,6 +109,8 @@ class ShardLoop(IngressLoop):
             share = max(1, limit // config.ingress.shards)
             config = config.replace(**{"policy.max_recent_calls": share})
         part = Part(number, config.ingress.shards)
+        self._unanswered: list[tuple[float, Peer, Reply]] = []
+        """Answers that could not go out yet, and until when they are worth it."""
         super().__init__(config, on_failure, part=part)
 
     def _bind(self) -> None:
@@ -149,7 +151,29 @@ class ShardLoop(IngressLoop):
             self.counts["failed"] += 1
             reply = refusal(error)
         if reply is not None and not queued:
-            self._reply(peer, reply)
+            self._answer(peer, reply, now + self._config.scheduler.max_wait_s)
+
+    def _answer(self, peer: Peer, reply: Reply, until: float) -> None:
+        """Answer a call that came to another shard, by this one's own way to the front.
+
+        That way may not be there yet where this shard or the front has just come: it is tried until then.
+        """
+
+        def missed(what: str, why: object) -> None:
+            if time.monotonic() < until and len(self._unanswered) < WAITING_CALLS:
+                self._unanswered.append((until, peer, reply))
+            else:
+                self.drop(what, why)
+
+        self._keep_notes()
+        reply_to(peer, reply, missed)
+        self._readiness.check(peer.socket)
+
+    def _sweep(self, now: float) -> None:
+        super()._sweep(now)
+        unanswered, self._unanswered = self._unanswered, []
+        for until, peer, reply in unanswered:
+            self._answer(peer, reply, until)
 
     def _place(self, body: bytes, peer: Peer | None, now: float, steps: int) -> Reply | None:
         if not self._config.local:

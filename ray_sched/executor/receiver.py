@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -166,11 +167,12 @@ class Receiver:
         return False
 
     def close(self) -> None:
-        """Free the ports."""
+        """Free the ports, also where the context ends meanwhile: that waits for it."""
         with self._lock:
             self._closed = True
             for socket in self._takers:
-                socket.disable_monitor()
+                with contextlib.suppress(zmq.ContextTerminated):
+                    socket.disable_monitor()
                 socket.close(0)
             for monitor in self._monitors:
                 monitor.close(0)

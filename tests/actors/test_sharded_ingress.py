@@ -5,6 +5,7 @@ There is no Ray here: the tables come from the tests, and what would be told to 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import zmq
 
 from ray_sched import keys
+from ray_sched.actors import shard_wires
 from ray_sched.actors.ingress_loop import IngressLoop
 from ray_sched.actors.ledger import Ledger
 from ray_sched.actors.link import Link
@@ -42,12 +44,21 @@ SHARDS = 3
 class Group:
     """A front and its shards."""
 
-    def __init__(self, folder: Path, *, mgmt: str = HOST, shards: int = SHARDS, curve: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mgmt: str = HOST,
+        shards: int = SHARDS,
+        curve: str = "",
+        max_wait_s: float = 0.5,
+    ) -> None:
         self.config = Config(host=HOST, mgmt=mgmt, layout="wide").replace(
             **{
                 "ingress.shards": shards,
                 "executor.runtime_dir": str(folder),
                 "policy.random_threshold": 0.0,
+                "scheduler.max_wait_s": max_wait_s,
                 "security.curve": curve,
             }
         )
@@ -326,6 +337,24 @@ def test_without_a_lease_a_shard_hands_one_shot_calls_on(group: Group) -> None:
         group.lease(tids=40, loops=[group.shards[2]])
         assert all(group.call(socket).success for _ in range(6))
         assert group.shards[2].counts["calls"] == 6
+
+
+def test_a_shard_answers_what_is_passed_on_to_it_once_the_front_can_be_reached(tmp_path: Path) -> None:
+    group = Group(tmp_path, shards=2, max_wait_s=WAIT_S)
+    here = shard_wires.ipc(group.config, f"calls-{ports.FUNCTION_CALL}").removeprefix("ipc://")
+    group.shards[1].stop()
+    os.rename(here, f"{here}.away")
+    group.shards[1] = group.shard(2)
+    group.shards[1].start()
+    group.until(group.connected)
+    group.lease(tids=40, loops=[group.shards[1]])
+    with group.client(ports.FUNCTION_CALL) as socket:
+        socket.send(cb.FunctionCall(name="f").SerializeToString())
+        group.until(lambda: group.counted("passed_on") == 1 == group.shards[1].counts["calls"])
+        os.rename(f"{here}.away", here)
+        assert cb.GenericResponse.FromString(socket.recv()).success
+    assert group.counted("dropped_reply") == 0
+    group.close()
 
 
 def test_in_local_mode_no_executor_is_taken(tmp_path: Path) -> None:

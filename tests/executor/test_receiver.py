@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -167,3 +168,18 @@ def test_who_connects_to_a_port_for_calls_again_was_cut_off(heard: Heard) -> Non
             way.send(cb.DagTrigger(id="id", target_function="f").SerializeToString())
             heard.until(1)
     assert heard.receiver.reconnections == 1
+
+
+def test_its_ports_are_freed_also_while_the_context_ends() -> None:
+    heard = Heard()
+    probe = heard.context.socket(zmq.PULL)
+    ending = threading.Thread(target=heard.context.term)
+    ending.start()
+    with pytest.raises(zmq.ContextTerminated):
+        probe.poll(10_000)
+    with pytest.raises(zmq.ContextTerminated):  # as a port hears of it that was read from just then
+        heard.receiver.receive(0.05, calls=True, control=True)
+    heard.receiver.close()
+    probe.close()
+    ending.join(10.0)
+    assert not ending.is_alive()
