@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 
 # Ray's local mode with the last Ray that has one, beside what only ray[default] shows; then all others with plain
 # ray, shared out among JOBS processes (see tests/conftest.py).
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(if $(ARGS),,$(LOCAL_VENV)/.installed $(METRICS_VENV)/.installed)
 ifeq ($(ARGS),)
 	$(MAKE) --jobs=2 --output-sync=target test-local test-metrics
 	$(BIN)/python -m pytest -n $(JOBS) --ignore=$(TOUR)

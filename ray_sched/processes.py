@@ -31,10 +31,9 @@ def adopt() -> None:
 def started(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0: there is none (proc(5), stat field 22)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = _stat(Path(f"/proc/{pid}"))
     except OSError:
         return 0
-    fields = stat.rpartition(")")[2].split()
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
@@ -50,26 +49,33 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def _exits() -> bool:
-    """Whether a process of this user is on its way out: its environment has gone, and sockets may be there.
+def _exiting() -> list[tuple[int, int]]:
+    """Processes of this user that are on their way out, with when they started.
 
-    It has the flag of that (proc(5), stat field 9), and is no zombie yet, or is one by its first thread only.
+    Their environment has gone, and their sockets may still be there. Such a process has the flag of that
+    (proc(5), stat field 9), and is no zombie yet, or is one by its first thread only.
     """
+    found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with contextlib.suppress(OSError):
                 if process.stat().st_uid == os.getuid():
-                    fields = (process / "stat").read_text().rpartition(")")[2].split()
-                    last = fields[0] in "ZX" and len(os.listdir(process / "task")) <= 1
-                    if int(fields[6]) & _PF_EXITING and not last:
-                        return True
-    return False
+                    fields = _stat(process)
+                    gone = fields[0] in "ZX" and len(os.listdir(process / "task")) <= 1
+                    if int(fields[6]) & _PF_EXITING and not gone:
+                        found.append((int(process.name), int(fields[19])))
+    return found
+
+
+def _stat(process: Path) -> list[str]:
+    """From field 3 on: those before may have anything in them."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def end(mark: str, grace_s: float) -> None:
     """Waits that long for the marked processes to end by themselves, then kills those that are left.
 
-    Their ports and files are free then: processes that exit are waited for, too.
+    Their ports and files are free then: what exits at that moment is waited for, too, for _EXIT_S at most.
     """
     deadline = time.monotonic() + grace_s
     while left := marked(mark):
@@ -79,10 +85,12 @@ def end(mark: str, grace_s: float) -> None:
                     os.kill(pid, signal.SIGKILL)
         _reap()
         time.sleep(_POLL_S)
-    deadline = time.monotonic() + _EXIT_S
-    while _exits() and time.monotonic() < deadline:
+    # None of them has its mark any more, so whoever exits may be one; who begins to exit later is not.
+    exiting, deadline = set(_exiting()), time.monotonic() + _EXIT_S
+    while exiting and time.monotonic() < deadline:
         _reap()
         time.sleep(_POLL_S)
+        exiting &= set(_exiting())
     _reap()
 
 

@@ -37,8 +37,8 @@ def logging_kept() -> Iterator[None]:
 def part(nodeid: str) -> str:
     """What one process has to run as a whole: tests that share a cluster, or use the same addresses."""
     file = PurePosixPath(nodeid.partition("::")[0])
-    folder = file.parts[1]
-    return str(file) if folder in BY_FILE else f"tests/{folder}"
+    by_file = file.parent.name in BY_FILE
+    return str(file if by_file else PurePosixPath(*file.parts[:2]))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -151,9 +151,9 @@ class ShardLoop(IngressLoop):
             self.counts["failed"] += 1
             reply = refusal(error)
         if reply is not None and not queued:
-            self._answer(peer, reply, now + self._config.scheduler.max_wait_s)
+            self._answer_passed_on(peer, reply, now + self._config.scheduler.max_wait_s)
 
-    def _answer(self, peer: Peer, reply: Reply, until: float) -> None:
+    def _answer_passed_on(self, peer: Peer, reply: Reply, until: float) -> None:
         """Answer a call that came to another shard, by this one's own way to the front.
 
         That way may not be there yet where this shard or the front has just come: it is tried until then.
@@ -173,7 +173,7 @@ class ShardLoop(IngressLoop):
         super()._sweep(now)
         unanswered, self._unanswered = self._unanswered, []
         for until, peer, reply in unanswered:
-            self._answer(peer, reply, until)
+            self._answer_passed_on(peer, reply, until)
 
     def _place(self, body: bytes, peer: Peer | None, now: float, steps: int) -> Reply | None:
         if not self._config.local:

@@ -12,7 +12,7 @@ from ray_sched.actors.backlog import OVERLOADED, Backlog
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
 from ray_sched.wire.codec import WANTS_REASON
-from tests.actors.test_ingress_loop import CONFIG, HOST, Setting
+from tests.actors.test_ingress_loop import CONFIG, Setting
 
 WAIT_MS = 10_000
 CALLS = 8_000
@@ -123,7 +123,9 @@ def test_a_refusal_goes_the_way_back_and_what_has_none_spoils_nothing(
 
 
 def test_each_of_more_calls_than_can_be_decided_is_answered_once() -> None:
-    ingress = Setting(CONFIG.replace(**{"scheduler.max_wait_s": 0.02, "policy.max_recent_calls": 0}))
+    ingress = Setting(
+        CONFIG.replace(host="127.0.8.22", **{"scheduler.max_wait_s": 0.02, "policy.max_recent_calls": 0})
+    )
     try:
         ingress.lease()
         call = cb.DagCall(name="d", output_key="k").SerializeToString()
@@ -131,7 +133,7 @@ def test_each_of_more_calls_than_can_be_decided_is_answered_once() -> None:
             crowd.linger = 0
             crowd.sndhwm = crowd.rcvhwm = 0
             crowd.rcvtimeo = WAIT_MS
-            crowd.connect(ports.tcp(HOST, ports.DAG_CALL))
+            crowd.connect(ports.tcp(ingress.host, ports.DAG_CALL))
             for number in range(CALLS):
                 crowd.send_multipart([b"%d" % number, b"", call])
             ingress.alive()

@@ -46,6 +46,7 @@ LIMITED = CONFIG.replace(
 
 class Setting:
     def __init__(self, config: Config = CONFIG) -> None:
+        self.host = config.host
         self.failures: list[str] = []
         self.loop = IngressLoop(config, on_failure=lambda: self.failures.append("the loop ended"))
         self.loop.start()
@@ -55,7 +56,7 @@ class Setting:
     def lease(self, seconds: float = 1000.0) -> None:
         """One executor, which holds f, and a DAG of it."""
         now = time.monotonic()
-        record = ExecutorRecord(HOST, 0, False, ("f",), (), True, 0.0, now, 0.0, 1)
+        record = ExecutorRecord(self.host, 0, False, ("f",), (), True, 0.0, now, 0.0, 1)
         dag = cb.Dag(name="d", functions=[cb.Dag.FunctionReference(name="f")])
         update = Update(1, 0, True, (record,), {}, {}, {"d": dag.SerializeToString()}, now + seconds)
         self.loop.mailbox.put(lambda now: self.loop.apply(update, now))
@@ -67,7 +68,7 @@ class Setting:
             socket = self.sockets[port] = self.context.socket(zmq.REQ)
             socket.linger = 0
             socket.rcvtimeo = WAIT_MS
-            socket.connect(ports.tcp(HOST, port))
+            socket.connect(ports.tcp(self.host, port))
         socket.send_multipart(parts)
         return socket.recv_multipart()
 
@@ -82,19 +83,19 @@ class Setting:
         if socket is None:
             socket = self.sockets[port] = self.context.socket(zmq.PUSH)
             socket.linger = 0
-            socket.connect(ports.tcp(HOST, port))
+            socket.connect(ports.tcp(self.host, port))
         socket.send_multipart(parts)
 
     def send(self, kind: str, message: bytes) -> None:
         """As the Policy or the Scheduler does."""
-        self.loop.mailbox.put(lambda now: self.loop.send(((HOST, 0, kind, message),)))
+        self.loop.mailbox.put(lambda now: self.loop.send(((self.host, 0, kind, message),)))
 
     @contextmanager
     def executor(self, kind: str) -> Iterator[zmq.Socket[bytes]]:
         """One port of the executor."""
         socket = self.context.socket(zmq.PULL)
         socket.linger, socket.rcvtimeo = 0, WAIT_MS
-        socket.bind(ports.tcp(HOST, getattr(ports.CLASSIC, kind)))
+        socket.bind(ports.tcp(self.host, getattr(ports.CLASSIC, kind)))
         yield socket
         socket.close()
 
@@ -109,7 +110,7 @@ class Setting:
             self.alive()
 
     def alive(self) -> None:
-        assert self.ask(ports.CONNECT, b"") == [HOST.encode()]
+        assert self.ask(ports.CONNECT, b"") == [self.host.encode()]
         assert not self.failures
 
     def close(self) -> None:

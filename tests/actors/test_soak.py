@@ -17,7 +17,7 @@ from ray_sched.core.executor import ExecutorRecord
 from ray_sched.core.replication import Update
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
-from tests.actors.test_ingress_loop import HOST, Setting
+from tests.actors.test_ingress_loop import CONFIG, Setting
 from tests.executor.bench import Bench, chain
 
 ROUNDS = 150
@@ -50,7 +50,7 @@ def grown(rounds: Callable[[int], None], held: Callable[[], dict[str, int]]) -> 
 
 
 def test_executors_dags_clients_and_functions_come_and_go() -> None:
-    ingress = Setting()
+    ingress = Setting(CONFIG.replace(host="127.0.8.23"))
     ingress.lease()
 
     def update(number: int, function: str, *, exists: bool) -> None:
@@ -75,7 +75,7 @@ def test_executors_dags_clients_and_functions_come_and_go() -> None:
         with ingress.context.socket(zmq.REQ) as client:
             client.linger = 0
             client.rcvtimeo = 10_000
-            client.connect(ports.tcp(HOST, ports.DAG_CALL))
+            client.connect(ports.tcp(ingress.host, ports.DAG_CALL))
             response = f"tcp://127.0.17.99:{20_000 + number}"  # the executor's affair alone
             client.send(cb.DagCall(name=f"d{number}", response_address=response).SerializeToString())
             client.recv()

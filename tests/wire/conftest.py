@@ -259,31 +259,37 @@ def scheduler(
         return
     ray_address = "" if own_ray else request.getfixturevalue("ray_address")
     there = () if own_ray else ("--address", ray_address)
-    log = tmp_path_factory.mktemp("wire") / f"{kind}.log"
+    folder = tmp_path_factory.mktemp("wire")
+    log = folder / f"{kind}.log"
     program = Path(sys.executable).parent / "ray-sched"
     with log.open("w") as out:
         group = subprocess.Popen(
             [str(program), "up", "--host", ip, *there, *options],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(settings),
+            env={**environment(settings), "RAY_SCHED_STATE_DIR": str(folder)},
             start_new_session=True,
         )
         try:
-            await_ready((group, log), ip, kind in (EXECUTING, ANNA))
+            await_ready((group, folder), ip, kind in (EXECUTING, ANNA))
             yield Scheduler(ip, ports.LAYOUTS[layout], management, anna, ray_address)
         finally:
             stop(group)
-    assert group.returncode == 0, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
+    assert group.returncode == 0, ended(group, folder)
+
+
+def ended(group: subprocess.Popen[bytes], folder: Path) -> str:
+    logs = "\n".join(log.read_text() for log in sorted(folder.glob("*.log")))
+    return f"`ray-sched up` ended with {group.returncode}:\n{logs}"
 
 
 def await_ready(own: tuple[subprocess.Popen[bytes], Path] | None, ip: str, with_executors: bool) -> None:
-    """Until it answers, and takes calls where it has executors; `own` is a process of ours and its log."""
+    """Until it answers, and takes calls where it has executors; `own` is a process of ours and its logs."""
 
     def answers() -> bool:
         if own is not None:
-            group, log = own
-            assert group.poll() is None, f"`ray-sched up` ended with {group.returncode}:\n{log.read_text()}"
+            group, folder = own
+            assert group.poll() is None, ended(group, folder)
         with LegacyClient(ip, timeout_s=1.0) as client:
             try:
                 client.connect()
