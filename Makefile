@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 # Else the folder of a clone, `ray_sched`, is taken for the package by whoever works beside it.
 EDITABLE := --config-settings editable_mode=compat
 
-JOBS ?= 3
+JOBS ?= 2
 
 LOCAL_VENV := .venv-ray253
 LOCAL_TESTS := tests/local_mode tests/core/test_dispatch.py tests/core/test_pinning.py tests/core/test_replication.py

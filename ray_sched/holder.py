@@ -26,7 +26,7 @@ from typing import Any, Final, NoReturn
 from ray_sched import processes, running
 from ray_sched.bound_ports import check_free
 from ray_sched.config import Config
-from ray_sched.errors import ConfigError, RaySchedError
+from ray_sched.errors import ConfigError, NotRunningError, RaySchedError
 from ray_sched.running import Running
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
     with contextlib.ExitStack() as undo:
         # Ray's own start and stop leave processes behind when they are interrupted.
         with interruption.deferred():
-            address = _start_ray(config, entry, undo)
+            address = _start_ray(config, entry, undo, interruption)
         try:
             tell({"part": "ray", "facts": {"address": address}, "seconds": time.monotonic() - began})
             group = Group.start(config, ready_parts(tell, time.monotonic() - began))
@@ -139,8 +139,10 @@ def _hold_claimed(config: Config, tell: Tell, interruption: _Interruption, entry
     return 0 if ready else INTERRUPTED
 
 
-def _start_ray(config: Config, entry: Running, undo: contextlib.ExitStack) -> str:
-    """Returns the cluster's address."""
+def _start_ray(
+    config: Config, entry: Running, undo: contextlib.ExitStack, interruption: _Interruption
+) -> str:
+    """Returns the cluster's address. Raises NotRunningError."""
     from ray_sched.actors.cluster import LocalCluster, connect, disconnect
 
     if config.ray_address:
@@ -148,7 +150,14 @@ def _start_ray(config: Config, entry: Running, undo: contextlib.ExitStack) -> st
         undo.callback(disconnect)
         address = config.ray_address
     else:
-        cluster = LocalCluster.start(config, entry.folder, show_logs=True)
+        try:
+            cluster = LocalCluster.start(config, entry.folder, show_logs=True)
+        except NotRunningError as error:
+            if interruption.asked:
+                raise
+            log.warning("%s; it is tried once more", error)
+            processes.end(entry.mark, 0.0)  # what it had started
+            cluster = LocalCluster.start(config, entry.folder, show_logs=True)
         undo.callback(cluster.stop)
         address = cluster.address
     running.update(entry, ray_address=address)

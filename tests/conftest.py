@@ -1,4 +1,4 @@
-"""What tests of any part may need, and how they are shared out where several processes run them (`-n 3`)."""
+"""What tests of any part may need, and how they are shared out where several processes run them (`-n 2`)."""
 
 from __future__ import annotations
 

@@ -48,6 +48,10 @@ class LocalCluster:
         Args:
             folder: for Ray's files; with a short path, since those of Unix sockets may have 107 characters.
             show_logs: whether what the actors log appears on this process's stderr, too.
+
+        Raises:
+            NotRunningError: Ray did not start. It gives a node 30 s, and what it had started by then stays:
+                on a busy machine another try may do.
         """
         os.environ.update(_ENVIRONMENT)
         import ray
@@ -60,17 +64,20 @@ class LocalCluster:
             "gpu_pin": config.executor.gpu_count * per_slot,
         }
         with _loopback_only():
-            context = ray.init(
-                namespace=NAMESPACE,
-                resources={name: float(amount) for name, amount in resources.items() if amount},
-                include_dashboard=False,
-                log_to_driver=show_logs,
-                configure_logging=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                # Ray opens its own folder to everybody: one below keeps them out.
-                _temp_dir=os.path.join(folder, "r"),
-            )
+            try:
+                context = ray.init(
+                    namespace=NAMESPACE,
+                    resources={name: float(amount) for name, amount in resources.items() if amount},
+                    include_dashboard=False,
+                    log_to_driver=show_logs,
+                    configure_logging=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    # Ray opens its own folder to everybody: one below keeps them out.
+                    _temp_dir=os.path.join(folder, "r"),
+                )
+            except Exception as error:  # Ray has no class for it
+                raise NotRunningError(f"Ray did not start: {error}") from error
         return cls(str(context.address_info["gcs_address"]))
 
     def stop(self) -> None:
