@@ -154,7 +154,7 @@ def _start_ray(
             cluster = LocalCluster.start(config, entry.folder, show_logs=True)
         except NotRunningError as error:
             if interruption.asked:
-                raise
+                raise KeyboardInterrupt from error
             log.warning("%s; it is tried once more", error)
             processes.end(entry.mark, 0.0)  # what it had started
             cluster = LocalCluster.start(config, entry.folder, show_logs=True)
