@@ -11,6 +11,10 @@ few, so that the scheduler is what is saturated, and not the played executors or
 With the others these share the cores: "loop" is the share of a core that the ingress's loop got, in the
 closed loop that finds the peak and in the open one; what it did not get, it could not decide in.
 
+The last row of the open loop is a control: as many calls as in the row before, of which all above the peak go
+to a process that refuses everything. What the scheduler accepts there it could accept at that rate if
+refusals were free, on this machine.
+
 A closed loop, too: 1, 2 and 5 times as many clients as reach the peak, each of which waits for its answer
 and then asks again, as the legacy client does.
 """
@@ -18,12 +22,13 @@ and then asks again, as the legacy client does.
 from __future__ import annotations
 
 import argparse
+import itertools
 import pickle
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
@@ -40,6 +45,7 @@ from ray_sched.wire.ports import DAG_CALL, LIST, tcp
 
 SCHEDULER_IP: Final = "127.0.17.71"
 EXECUTORS_IP: Final = "127.0.17.72"
+REFUSER_IP: Final = "127.0.17.73"
 TIMES: Final = (1, 2, 5)
 CONNECTIONS: Final = 100
 CLIENTS: Final = 64
@@ -76,12 +82,13 @@ class Outcome(NamedTuple):
     unanswered: int
 
 
-def open_loop(address: str, request: bytes, rate: float, seconds: float) -> Outcome:
-    """Send `rate` calls a second for so long, then wait for the answers that are still to come."""
+def open_loop(addresses: Sequence[str], request: bytes, rate: float, seconds: float) -> Outcome:
+    """Send `rate` calls a second for so long, to each address in turn, then wait for the answers that are
+    still to come."""
     context: zmq.Context[zmq.SyncSocket] = zmq.Context()
     sockets = [context.socket(zmq.DEALER) for _ in range(CONNECTIONS)]
     poller = zmq.Poller()
-    for socket in sockets:
+    for socket, address in zip(sockets, itertools.cycle(addresses), strict=False):
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.connect(address)
@@ -211,33 +218,37 @@ def main() -> int:
     with ExitStack() as running:
         scheduler = running.enter_context(Scheduler(SCHEDULER_IP))
         running.enter_context(Helper("executors", EXECUTORS_IP, SCHEDULER_IP, str(payloads.EXECUTORS)))
+        running.enter_context(Helper("refuser", REFUSER_IP))
         scheduler.fill()
         ingress = scheduler.status()["actors"]["ingress"]["pid"]
-        rounds: dict[int, list[Measured]] = {times: [] for times in TIMES}
+        elsewhere = tcp(REFUSER_IP, DAG_CALL)
+        ways = {f"{times} x": (times, [address]) for times in TIMES}
+        ways["control"] = (TIMES[-1], [address, *[elsewhere] * (TIMES[-1] - 1)])
+        rounds: dict[str, list[Measured]] = {name: [] for name in ways}
         waiting: dict[int, list[load.Measurement]] = {times: [] for times in TIMES}
         for _ in range(options.rounds):
             load.run(address, request, CLIENTS, 0.5, warm_up_s=0.0)
             loop = LoopTime(ingress)
             closed = load.run(address, request, CLIENTS, 2.0, warm_up_s=0.0)
             peak_loop = loop.share()
-            for times in TIMES:
+            for name, (times, addresses) in ways.items():
                 with listing(SCHEDULER_IP) as lists:
                     loop = LoopTime(ingress)
-                    outcome = open_loop(address, request, times * closed.calls_per_s, options.seconds)
+                    outcome = open_loop(addresses, request, times * closed.calls_per_s, options.seconds)
                     open_share = loop.share()
-                rounds[times].append(Measured(outcome, closed.calls_per_s, max(lists), peak_loop, open_share))
+                rounds[name].append(Measured(outcome, closed.calls_per_s, max(lists), peak_loop, open_share))
                 time.sleep(1.0)
             for times in TIMES:
                 waiting[times].append(closed_loop(address, request, times * CLIENTS, options.seconds))
     print(
-        "load  peak/s  loop  offered/s  accepted/s  share  loop  p50 ms  p99 ms"
+        "load     peak/s  loop  offered/s  accepted/s  share  loop  p50 ms  p99 ms"
         "  refused/s  p50 ms  p99 ms  unanswered  list max ms"
     )
-    for times, measured in rounds.items():
+    for name, measured in rounds.items():
         measured.sort(key=lambda each: each.open.accepted_per_s / each.peak_per_s)
         outcome, peak, slowest, peak_loop, open_share = measured[len(measured) // 2]
         print(
-            f"{times:3d} x {peak:7.0f} {peak_loop:5.2f} {outcome.offered_per_s:10.0f} "
+            f"{name:8} {peak:6.0f} {peak_loop:5.2f} {outcome.offered_per_s:10.0f} "
             f"{outcome.accepted_per_s:11.0f} {outcome.accepted_per_s / peak:6.2f} {open_share:5.2f} "
             f"{outcome.accepted_p50:7.1f} {outcome.accepted_p99:7.1f} "
             f"{outcome.refused_per_s:10.0f} {outcome.refused_p50:7.1f} {outcome.refused_p99:7.1f} "
