@@ -32,20 +32,23 @@ PROTOS := $(wildcard proto/ray_sched/wire/*.proto)
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 GENERATED := build/proto
 
-.PHONY: demo test test-local test-metrics faults check proto bench bench-quick fuzz soak clean
+.PHONY: demo test test-all-others test-local test-metrics faults check proto bench bench-quick fuzz soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
-# Ray's local mode with the last Ray that has one, beside what only ray[default] shows; then all others with plain
-# ray, shared out among JOBS processes (see tests/conftest.py).
+# Ray's local mode with the last Ray that has one, and what only ray[default] shows, beside all others with plain ray,
+# which JOBS processes share (see tests/conftest.py). What these print comes at once, that of the first two at their end.
 test: $(VENV)/.installed-dev $(if $(ARGS),,$(LOCAL_VENV)/.installed $(METRICS_VENV)/.installed)
 ifeq ($(ARGS),)
-	$(MAKE) --jobs=2 --output-sync=target test-local test-metrics
-	$(BIN)/python -m pytest -n $(JOBS) --ignore=$(TOUR)
+	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-all-others test-local test-metrics
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+# For `make test`. As if it were make (`+`): so what it prints is not kept back.
+test-all-others:
+	+$(BIN)/python -m pytest -n $(JOBS) --ignore=$(TOUR)
 
 # That version of Ray leaves files open.
 test-local: $(LOCAL_VENV)/.installed

@@ -8,13 +8,22 @@ import tempfile
 
 from ray_sched.actors.cluster import LocalCluster
 from ray_sched.config import Config
+from ray_sched.errors import NotRunningError
 
 SLOTS = 16
 
 
+def start(folder: str) -> LocalCluster:
+    config = Config().replace(**{"executor.count": SLOTS})
+    try:
+        return LocalCluster.start(config, folder)
+    except NotRunningError:  # as `up` does; what is left of this try ends with this process
+        return LocalCluster.start(config, folder)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        cluster = LocalCluster.start(Config().replace(**{"executor.count": SLOTS}), folder)
+        cluster = start(folder)
         try:
             sys.stdout.write(cluster.address + "\n")
             sys.stdout.flush()
