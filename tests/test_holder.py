@@ -53,7 +53,7 @@ def test_ray_is_started_once_more_and_nothing_of_the_first_try_stays(tmp_path: P
             env={**os.environ, "RAY_SCHED_STATE_DIR": str(state)},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=110,
             check=False,
         )
         assert held.returncode == 0, held.stderr

@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ray_sched.actors.names import NAMESPACE
 from ray_sched.config import Config
@@ -66,15 +66,9 @@ class LocalCluster:
         with _loopback_only():
             try:
                 context = ray.init(
-                    namespace=NAMESPACE,
                     resources={name: float(amount) for name, amount in resources.items() if amount},
-                    include_dashboard=False,
                     log_to_driver=show_logs,
-                    configure_logging=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    # Ray opens its own folder to everybody: one below keeps them out.
-                    _temp_dir=os.path.join(folder, "r"),
+                    **_own(folder),
                 )
             except Exception as error:  # Ray has no class for it
                 raise NotRunningError(f"Ray did not start: {error}") from error
@@ -94,15 +88,20 @@ def start_local_mode(folder: str) -> None:
     with _loopback_only(), warnings.catch_warnings():
         # Ray warns that its later versions have none.
         warnings.simplefilter("ignore", FutureWarning)
-        ray.init(
-            local_mode=True,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=os.path.join(folder, "r"),
-        )
+        ray.init(local_mode=True, **_own(folder))
+
+
+def _own(folder: str) -> dict[str, Any]:
+    """What any Ray of our own is started with; its files go to `folder`."""
+    return {
+        "namespace": NAMESPACE,
+        "include_dashboard": False,
+        "configure_logging": False,
+        "logging_level": logging.ERROR,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        # Ray opens its own folder to everybody: one below keeps them out.
+        "_temp_dir": os.path.join(folder, "r"),
+    }
 
 
 def connect(address: str, timeout_s: float) -> None:

@@ -63,7 +63,7 @@ def test_the_scheduler_is_a_queue_of_its_own() -> None:
         call_cost_us=4000,
         function_cost_us=6000,
         status_cost_us=10_000,
-        duration_s=120,
+        duration_s=200,
         warm_up_s=20,
     )
     outcome = run("random", scenario, **NO_BACKOFF, **NO_PERIODS)
@@ -178,7 +178,7 @@ def test_a_group_learns_from_gossip_where_the_others_functions_are() -> None:
 # --- what always holds ---
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.builds(
         Scenario,

@@ -35,8 +35,7 @@ CONFIG = Config(host=HOST).replace(
         "executor.status_period_s": 0.5,
         "executor.reference_timeout_s": 0.1,
         "policy.max_recent_calls": 0,
-        # Longer than a busy machine keeps an executor from its status.
-        "scheduler.executor_timeout_s": 6.0,
+        "scheduler.executor_timeout_s": 2.0,
     }
 )
 WAIT_S = 20.0
