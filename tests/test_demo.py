@@ -25,6 +25,7 @@ pytestmark = pytest.mark.cluster
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAY_SCHED_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    monkeypatch.setenv("RAY_SCHED_EXECUTOR_COUNT", "1")
     return tmp_path / "state"
 
 

@@ -24,7 +24,7 @@ from tests.fuzz.targets import ExecutorPorts, Ingress, KvsClientPorts, KvsPorts,
 
 Story = list[tuple[int, list[bytes]]]
 
-SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "4"))
+SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "3"))
 """For each of the targets."""
 FIRST_SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
 CORPUS: Final = Path(__file__).with_name("corpus")
