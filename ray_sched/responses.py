@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -31,6 +32,8 @@ CLOSED_PORTS: Final = 8192
 BIND_TRIES: Final = 50
 MAX_RESPONSE_BYTES: Final = 1 << 29
 """The connection of whoever sends a larger one is closed."""
+CLOSING_S: Final = 1.0
+"""How long a call waits for closed sockets to be gone, where there is room for no other one."""
 _SETTLE_S: Final = 5.0
 
 
@@ -125,11 +128,20 @@ class ResponsePool:
         """A place for one response.
 
         Raises:
-            NoResourcesError: `max_waiting` calls wait already.
+            NoResourcesError: `max_waiting` calls wait already, or there is no socket left.
             ConfigError: `ip` is no address of this machine.
             NotRunningError: the pool is closed.
         """
         self._cancel_abandoned()
+        until = time.monotonic() + CLOSING_S
+        while True:
+            pending = self._lease(time.monotonic() > until)
+            if pending is not None:
+                return pending
+            time.sleep(0.001)  # ZeroMQ closes sockets in a thread of its own, which tells nobody
+
+    def _lease(self, at_last: bool) -> PendingResponse | None:
+        """None where there is no room for a socket, which is an error at last."""
         with self._lock:
             if self._closed:
                 raise _closed_error()
@@ -141,7 +153,10 @@ class ResponsePool:
             if self._idle and self._idle[0].usable_at <= time.monotonic():
                 slot = self._idle.popleft()
             else:
-                slot = self._open()
+                opened = self._open(at_last)
+                if opened is None:
+                    return None
+                slot = opened
                 self._opened.append(slot)
                 os.eventfd_write(self._wake, 1)
             self._waiting += 1
@@ -163,11 +178,13 @@ class ResponsePool:
             while True:
                 self._abandoned.popleft().cancel()
 
-    def _open(self) -> _Slot:
+    def _open(self, at_last: bool) -> _Slot | None:
         for _ in range(BIND_TRIES):
             try:
                 socket: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
             except zmq.ZMQError as error:
+                if error.errno == errno.EMFILE and not at_last:
+                    return None
                 raise NoResourcesError(f"no socket is left for a direct response: {error}") from error
             socket.linger = 0
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_RESPONSE_BYTES)

@@ -179,6 +179,19 @@ def test_threads_that_lease_at_once_share_what_is_abandoned(switches: None) -> N
         pool.close()
 
 
+def test_a_call_waits_until_closed_sockets_are_gone(pool: ResponsePool) -> None:
+    others = []
+    with pytest.raises(zmq.ZMQError):
+        while True:
+            others.append(pool._context.socket(zmq.PULL))
+    with pytest.raises(NoResourcesError, match="no socket is left"):
+        pool.lease()
+    closing = threading.Timer(0.1, lambda: [socket.close(0) for socket in others])
+    closing.start()
+    assert pool.lease().address
+    closing.join()
+
+
 def test_closing_fails_what_waits(pool: ResponsePool) -> None:
     pending = pool.lease()
     waiter = threading.Timer(0, pool.close)
