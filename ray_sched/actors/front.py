@@ -48,12 +48,10 @@ Handlers = dict[Any, Callable[[zmq.Socket[bytes], float], bool]]
 """What to do when a socket may have something, at a time of the monotonic clock; True if more may follow."""
 
 
-class Peer(NamedTuple):
-    """Where a reply goes."""
-
-    socket: zmq.Socket[bytes]
-    envelope: list[bytes]
-    wants_reason: bool
+Peer = tuple[zmq.Socket[bytes], list[bytes], bool]
+"""Where a reply goes: by which socket, the way back, and whether it is to have the reason of a refusal."""
+Answer = Reply | bytes
+"""Bytes for what needs no reason. A named tuple takes several times as long, and each request has both."""
 
 
 class Limit(NamedTuple):
@@ -74,7 +72,7 @@ class Limit(NamedTuple):
 
 
 def request_handler(
-    handle: Callable[[bytes, Peer, float], Reply | None],
+    handle: Callable[[bytes, Peer, float], Answer | None],
     limit: Limit,
     counts: Counter[str],
     drop: Drop,
@@ -91,7 +89,7 @@ def request_handler(
 
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
         fetch, overloaded = receive_request, False
-        replies: list[tuple[Peer, Reply]] = []
+        replies: list[tuple[Peer, Answer]] = []
         if backlog:
             backlog.take_in(socket, now)
             fetch, overloaded = backlog.next, True
@@ -111,17 +109,19 @@ def request_handler(
                 drop("no_envelope", "a request without an empty delimiter frame")
                 continue
             body = frames[end:]
-            peer = Peer(socket, frames[:end], len(body) > 1 and body[1] == WANTS_REASON)
+            wants_reason = len(body) > 1 and body[1] == WANTS_REASON
+            peer = socket, frames[:end], wants_reason
+            reply: Answer | None
             try:
-                if len(body) != 1 + peer.wants_reason:
+                if len(body) != 1 + wants_reason:
                     raise BadMessageError(f"a request of {len(body)} parts: send one")
                 if len(body[0]) > max_bytes:
                     raise limit.exceeded(len(body[0]))
                 reply = handle(body[0], peer, now)
             except RaySchedError as error:
                 counts["refused"] += 1
-                reply = refusal(error)
-                counts[f"{REFUSED}{error_name(reply)}"] += 1
+                reply = refused = refusal(error)
+                counts[f"{REFUSED}{error_name(refused)}"] += 1
             except Exception as error:  # a fault of ours: it costs this request and no other
                 log.exception("a request failed")
                 counts["failed"] += 1
@@ -171,16 +171,17 @@ def push_handler(
     return on_readable
 
 
-def reply_to(peer: Peer, reply: Reply, drop: Drop) -> None:
-    socket = peer.socket
+def reply_to(peer: Peer, reply: Answer, drop: Drop) -> None:
+    socket, envelope, wants_reason = peer
+    body, reason = (reply, "") if isinstance(reply, bytes) else reply
     try:
-        for part in peer.envelope:
+        for part in envelope:
             send_part(socket, part, DONTWAIT_SNDMORE)
-        if peer.wants_reason:
-            send_part(socket, reply.body, DONTWAIT_SNDMORE)
-            send_part(socket, reply.reason.encode(), DONTWAIT)
+        if wants_reason:
+            send_part(socket, body, DONTWAIT_SNDMORE)
+            send_part(socket, reason.encode(), DONTWAIT)
         else:
-            send_part(socket, reply.body, DONTWAIT)
+            send_part(socket, body, DONTWAIT)
     except zmq.ZMQError as error:
         drop("reply", error)
 

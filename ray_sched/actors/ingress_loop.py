@@ -27,6 +27,7 @@ from ray_sched.actors import names
 from ray_sched.actors.backlog import Backlog
 from ray_sched.actors.forwarding import EventForwarding, RequestForwarding
 from ray_sched.actors.front import (
+    Answer,
     Handlers,
     Limit,
     Outbox,
@@ -44,7 +45,7 @@ from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan, plan_of
-from ray_sched.core.destination import Destination, without_continuation
+from ray_sched.core.destination import Destination, of_one_shot, without_continuation
 from ray_sched.core.dispatch import CALL, Dispatched, Dispatcher, seq_at
 from ray_sched.core.executor import MAX_FUNCTIONS, Address, Status
 from ray_sched.core.executors import ExecutorTable
@@ -131,6 +132,7 @@ class IngressLoop:
         """What the Scheduler was asked: calls to be decided, and requests."""
         self._handed_on.heard = teller(log, logging.DEBUG)
         self._debug = log.isEnabledFor(logging.DEBUG)
+        self._books = not config.local
         self._asked_whole_at = float("-inf")
         self._stopping = threading.Event()
         self._placed = 0
@@ -249,7 +251,7 @@ class IngressLoop:
 
     def _serve(self, port: int, socket: zmq.Socket[bytes]) -> None:
         """Answer the requests that come to a port."""
-        requests: dict[int, Callable[[bytes, Peer, float], Reply | None]] = {
+        requests: dict[int, Callable[[bytes, Peer, float], Answer | None]] = {
             ports.CONNECT: self._on_connect,
             ports.FUNCTION_CALL: self._on_call,
             ports.DAG_CALL: self._on_dag_call,
@@ -353,11 +355,12 @@ class IngressLoop:
     def _on_connect(self, body: bytes, peer: Peer, now: float) -> Reply | None:
         reply = Reply(self._config.kvs_host.encode())
         if body == WANTS_REASON:
-            self._reply(peer._replace(wants_reason=True), reply)
+            socket, envelope, _ = peer
+            self._reply((socket, envelope, True), reply)
             return None
         return reply
 
-    def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+    def _on_call(self, body: bytes, peer: Peer, now: float) -> Answer | None:
         call = parse(cb.FunctionCall, body)
         if len(body) > self._max_name_bytes:  # else no name in it can be longer
             check_names(self._max_name_bytes, call.name, call.response_key)
@@ -366,24 +369,23 @@ class IngressLoop:
             return None
         self.counts["calls"] += 1
         dispatched = self._dispatcher.call(call, now)
-        return self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
+        return self._carry_out(dispatched, now, of_one_shot(call, dispatched[0]))
 
-    def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+    def _on_dag_call(self, body: bytes, peer: Peer, now: float) -> Answer | None:
         call = parse(cb.DagCall, body)
         if call.response_address:
             check_response_address(call.response_address)
-        if len(body) > self._max_name_bytes or call.HasField("continuation"):
+        continued = call.HasField("continuation")
+        if continued or len(body) > self._max_name_bytes:
             self._check_dag_call(call)
         if not self._replica.may_decide(now) or call.name not in self._plans:
             self._hand_on(ports.DAG_CALL, call.name, call.output_key, body, peer, now)
             return None
         self.counts["dag_calls"] += 1
         dispatched = self._dispatcher.call_dag(call, now, time.time())
-        if call.HasField("continuation"):
-            return self._carry_out(
-                dispatched, now, Destination.of_dag_call(call, dispatched.response_id), True
-            )
-        return self._carry_out(dispatched, now, without_continuation(call, dispatched.response_id))
+        if continued:
+            return self._carry_out(dispatched, now, Destination.of_dag_call(call, dispatched[0]), True)
+        return self._carry_out(dispatched, now, without_continuation(call, dispatched[0]))
 
     def _on_queued_call(self, body: bytes, now: float) -> None:
         call = parse(cb.FunctionCall, body)
@@ -396,7 +398,7 @@ class IngressLoop:
         self.counts["queued_calls"] += 1
         with self._telling_whoever_waits(ports.CALL_QUEUE, body):
             dispatched = self._dispatcher.call(call, now)
-        self._carry_out(dispatched, now, Destination.of_call(call, dispatched.response_id))
+        self._carry_out(dispatched, now, of_one_shot(call, dispatched[0]))
 
     def _on_continuation(self, body: bytes, now: float) -> None:
         continuation = parse(cb.Continuation, body)
@@ -444,18 +446,19 @@ class IngressLoop:
 
     def _carry_out(
         self, dispatched: Dispatched, now: float, to: tuple[Any, ...], continued: bool = False
-    ) -> Reply:
+    ) -> bytes:
+        response_id, sends = dispatched
         self._placed += 1
-        executors = tuple([executor.address for executor, _, _ in dispatched.sends])
+        executors = tuple([executor.address for executor, _, _ in sends])
         self._notes.append((now, executors, tuple(to), continued))
         if self._debug:
             log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
-        self.out.put_calls(dispatched.sends)
-        if not self._config.local:
-            for executor, kind, _ in dispatched.sends:
+        self.out.put_calls(sends)
+        if self._books:
+            for executor, kind, _ in sends:
                 if kind == CALL:
                     self._events.add(Booked(executor.address, seq_at(now)))
-        return Reply(accepted(dispatched.response_id))
+        return accepted(response_id)
 
     def _keep_notes(self) -> None:
         """Before anybody hears that a call is taken: whatever ends then, somebody knows of it."""
@@ -500,7 +503,7 @@ class IngressLoop:
     def _reply(self, peer: Peer, reply: Reply) -> None:
         self._keep_notes()
         reply_to(peer, reply, self.drop)
-        self._readiness.check(peer.socket)
+        self._readiness.check(peer[0])
 
     # --- what executors and peers tell ---
 

@@ -217,7 +217,7 @@ class SchedulerActor:
             else:
                 dispatched = self._dispatcher.call(parse(cb.FunctionCall, body), now)
             sends = self._sends(dispatched, now)
-        return Decision(Reply(accepted(dispatched.response_id)), sends)
+        return Decision(Reply(accepted(dispatched[0])), sends)
 
     def _tell_bookings(self) -> None:
         """The Policy hears which executors were taken, now or when it has answered what came before."""
@@ -241,14 +241,13 @@ class SchedulerActor:
         return Decision(refused)
 
     def _sends(self, dispatched: Dispatched, now: float) -> tuple[Send, ...]:
+        _, sends = dispatched
         if log.isEnabledFor(logging.DEBUG):
             log.debug("a call is placed", extra=fields(**self._dispatcher.decisions.last().ids()))
         if not self._config.local:
-            self._booked += [
-                Booked(e.address, seq_at(now)) for e, kind, _ in dispatched.sends if kind == CALL
-            ]
+            self._booked += [Booked(e.address, seq_at(now)) for e, kind, _ in sends if kind == CALL]
             self._tell_bookings()
-        return tuple((e.ip, e.tid, kind, message) for e, kind, message in dispatched.sends)
+        return tuple((e.ip, e.tid, kind, message) for e, kind, message in sends)
 
     def _request(self, port: int, body: bytes) -> Reply:
         if port == ports.FUNCTION_CREATE:

@@ -22,7 +22,7 @@ from typing import Final
 import zmq
 
 from ray_sched.actors import shard_wires
-from ray_sched.actors.front import Limit, Peer, push_handler, reply_to, request_handler
+from ray_sched.actors.front import Answer, Limit, Peer, push_handler, reply_to, request_handler
 from ray_sched.actors.ingress_loop import PORT_HOLDERS, IngressLoop
 from ray_sched.actors.shard_wires import CALL_PORTS, WAITING_CALLS
 from ray_sched.config import Config
@@ -32,7 +32,7 @@ from ray_sched.core.partition import FRONT, Part, owner
 from ray_sched.errors import NoResourcesError, RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
-from ray_sched.wire.codec import WANTS_REASON, Reply, parse, refusal
+from ray_sched.wire.codec import WANTS_REASON, parse, refusal
 from ray_sched.wire.sockets import DONTWAIT
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class ShardLoop(IngressLoop):
             share = max(1, limit // config.ingress.shards)
             config = config.replace(**{"policy.max_recent_calls": share})
         part = Part(number, config.ingress.shards)
-        self._unanswered: list[tuple[float, Peer, Reply]] = []
+        self._unanswered: list[tuple[float, Peer, Answer]] = []
         """Answers that could not go out yet, and until when they are worth it."""
         super().__init__(config, on_failure, part=part)
 
@@ -131,14 +131,15 @@ class ShardLoop(IngressLoop):
 
     # --- one-shot calls ---
 
-    def _on_call(self, body: bytes, peer: Peer, now: float) -> Reply | None:
+    def _on_call(self, body: bytes, peer: Peer, now: float) -> Answer | None:
         return self._place(body, peer, now, 0)
 
     def _on_passed_on(self, body: bytes, peer: Peer, now: float) -> None:
         """What a shard has passed on, or the front: the way back is behind the steps that it has come."""
-        (steps, *envelope), came_by = peer.envelope, self._calls[ports.FUNCTION_CALL]
-        peer = Peer(came_by, envelope, peer.wants_reason)
+        _, (steps, *envelope), wants_reason = peer
+        peer = self._calls[ports.FUNCTION_CALL], envelope, wants_reason
         queued = len(envelope) == 1  # nobody waits for an answer
+        reply: Answer | None
         try:
             reply = self._place(body, None if queued else peer, now, steps[0])
         except RaySchedError as error:
@@ -153,7 +154,7 @@ class ShardLoop(IngressLoop):
         if reply is not None and not queued:
             self._answer_passed_on(peer, reply, now + self._config.scheduler.max_wait_s)
 
-    def _answer_passed_on(self, peer: Peer, reply: Reply, until: float) -> None:
+    def _answer_passed_on(self, peer: Peer, reply: Answer, until: float) -> None:
         """Answer a call that came to another shard, by this one's own way to the front.
 
         That way may not be there yet where this shard or the front has just come: it is tried until then.
@@ -167,7 +168,7 @@ class ShardLoop(IngressLoop):
 
         self._keep_notes()
         reply_to(peer, reply, missed)
-        self._readiness.check(peer.socket)
+        self._readiness.check(peer[0])
 
     def _sweep(self, now: float) -> None:
         super()._sweep(now)
@@ -175,12 +176,12 @@ class ShardLoop(IngressLoop):
         for until, peer, reply in unanswered:
             self._answer_passed_on(peer, reply, until)
 
-    def _place(self, body: bytes, peer: Peer | None, now: float, steps: int) -> Reply | None:
+    def _place(self, body: bytes, peer: Peer | None, now: float, steps: int) -> Answer | None:
         if not self._config.local:
             may_decide = self._replica.may_decide(now)
             if not may_decide or self._others_have_more():
-                parts = [body] if peer is None or not peer.wants_reason else [body, WANTS_REASON]
-                frames = [*(peer.envelope if peer is not None else (b"",)), *parts]
+                _, envelope, wants_reason = peer or (None, [b""], False)
+                frames = [*envelope, body, *([WANTS_REASON] if wants_reason else ())]
                 if self._passing.pass_on(frames, steps):
                     self.counts["passed_on"] += 1
                     return None

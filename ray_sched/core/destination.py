@@ -22,8 +22,7 @@ class Destination(NamedTuple):
     @classmethod
     def of_call(cls, call: cb.FunctionCall, response_id: str = "") -> Destination:
         """A one-shot call's result goes to its response key; to `response_id` where the caller named none."""
-        key = call.response_key or response_id
-        return cls(key, "", key, call.consistency != cb.NORMAL, "base", False)
+        return cls(*of_one_shot(call, response_id))
 
     @classmethod
     def of_result(cls, schedule: cb.DagSchedule) -> Destination:
@@ -75,8 +74,18 @@ class Destination(NamedTuple):
         )
 
 
-def without_continuation(call: cb.DagCall, response_id: str) -> tuple[str, str, str, bool, str, bool]:
-    """`Destination.of_dag_call` of a call that has none, as the plain tuple that costs half as much."""
+Plain = tuple[str, str, str, bool, str, bool]
+"""A `Destination` as a bare tuple, which takes a tenth of the time to make: each call has one noted."""
+
+
+def of_one_shot(call: cb.FunctionCall, response_id: str) -> Plain:
+    """As `Destination.of_call`."""
+    key = call.response_key or response_id
+    return key, "", key, call.consistency != cb.NORMAL, "base", False
+
+
+def without_continuation(call: cb.DagCall, response_id: str) -> Plain:
+    """As `Destination.of_dag_call`, of a call that has none."""
     return (
         response_id,
         call.response_address,

@@ -15,7 +15,9 @@ Why it is fast (`docs/performance.md` has the figures):
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from functools import lru_cache
+from struct import Struct
+from typing import Final
 
 from ray_sched.core.arrivals import Arrivals
 from ray_sched.core.dags import Plan
@@ -27,7 +29,7 @@ from ray_sched.core.references import may_refer, references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire.codec import parse
-from ray_sched.wire.protobuf import delimited
+from ray_sched.wire.protobuf import FIXED_64, delimited
 
 MAX_CALL_BYTES = 2**30
 """What the messages of one call may come to: each function's schedule carries all arguments."""
@@ -36,20 +38,26 @@ CALL, SCHEDULE, TRIGGER = "call", "schedule", "trigger"
 """The kinds of message that a call sends, as `Layout` names their ports."""
 
 
-class Dispatched(NamedTuple):
-    """What a call comes to: the id for the reply, and what to send to whom, in order."""
+Dispatched = tuple[str, list[tuple[Executor, str, bytes]]]
+"""What a call comes to: the id for the reply, and what to send to whom, in order: executor, kind of message,
+bytes. A bare tuple, since to make a named one takes as long as a pick."""
 
-    response_id: str
-    sends: list[tuple[Executor, str, bytes]]
-    """Executor, kind of message, bytes."""
-
-
+ID: Final = cb.DagSchedule.ID_FIELD_NUMBER
+"""That of a trigger is the same."""
+RESPONSE_ADDRESS: Final = cb.DagSchedule.RESPONSE_ADDRESS_FIELD_NUMBER
+OUTPUT_KEY: Final = cb.DagSchedule.OUTPUT_KEY_FIELD_NUMBER
+CLIENT_ID: Final = cb.DagSchedule.CLIENT_ID_FIELD_NUMBER
+START_TIME: Final = Struct("<Bd").pack
+START_TIME_TAG: Final = cb.DagSchedule.START_TIME_FIELD_NUMBER << 3 | FIXED_64
 ARGUMENTS: Final = cb.DagSchedule.ARGUMENTS_FIELD_NUMBER
 CONTINUATION: Final = cb.DagSchedule.CONTINUATION_FIELD_NUMBER
 NO_CONTINUATION: Final = delimited(CONTINUATION, b"")
 """A legacy schedule has the field always."""
-TRIGGER_ID: Final = cb.DagTrigger.ID_FIELD_NUMBER
 RESPONSE_KEY: Final = cb.FunctionCall.RESPONSE_KEY_FIELD_NUMBER
+
+
+plain_request: Final = lru_cache(maxsize=1024)(Request)
+"""One without references, ready made: calls name the same functions again and again."""
 
 
 def seq_at(now: float) -> int:
@@ -78,7 +86,7 @@ class Dispatcher:
 
     def new_id(self) -> str:
         """A random UUID (version 4), from this dispatcher's own generator."""
-        digits = f"{self._rng.getrandbits(128):032x}"
+        digits = self._rng.getrandbits(128).to_bytes(16, "big").hex()
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
     def call(self, call: cb.FunctionCall, now: float) -> Dispatched:
@@ -95,8 +103,11 @@ class Dispatcher:
         if call.source_hint == cb.STORAGE:
             executor = self._at_locations(candidates, call.locations)
         if executor is None:
-            references = references_of(call.arguments.values) if may_refer(message) else ()
-            executor = self._policy.pick(candidates, Request(name, references), self._table, self._rng)
+            if may_refer(message):
+                request = Request(name, references_of(call.arguments.values))
+            else:
+                request = plain_request(name)
+            executor = self._policy.pick(candidates, request, self._table, self._rng)
         if executor is None:
             seen = (len(candidates.available.items), len(candidates.overloaded.items))
             busy = f" ({seen[1]} are overloaded: policy.max_recent_calls, max_utilization)" if seen[1] else ""
@@ -112,7 +123,7 @@ class Dispatcher:
         self._table.note_calls((executor,))
         self._table.book(executor, seq_at(now))
         self._arrivals.on_function(name)
-        return Dispatched(key, [(executor, CALL, message)])
+        return key, [(executor, CALL, message)]
 
     def call_dag(self, call: cb.DagCall, now: float, unix_s: float, call_id: str = "") -> Dispatched:
         """Place every function of a DAG call. Raises NoSuchDagError, NoResourcesError, BadMessageError.
@@ -125,17 +136,17 @@ class Dispatcher:
                 f"no DAG {call.name!r} exists: create it first; ray-sched status lists the DAGs"
             )
         call_id = call_id or self.new_id()
+        output_key, identified = call.output_key, delimited(ID, call_id.encode())
         # What this call adds to every function's schedule, serialized once.
-        part = [
-            cb.DagSchedule(
-                id=call_id,
-                consistency=call.consistency,
-                response_address=call.response_address,
-                output_key=call.output_key,
-                client_id=call.client_id,
-                start_time=unix_s,
-            ).SerializeToString()
-        ]
+        part = [identified, START_TIME(START_TIME_TAG, unix_s)]
+        if call.consistency != cb.NORMAL:
+            part.append(cb.DagSchedule(consistency=call.consistency).SerializeToString())
+        if address := call.response_address:
+            part.append(delimited(RESPONSE_ADDRESS, address.encode()))
+        if output_key:
+            part.append(delimited(OUTPUT_KEY, output_key.encode()))
+        if client := call.client_id:
+            part.append(delimited(CLIENT_ID, client.encode()))
         given = call.function_args
         some_given = len(given) > 0  # to look for each name among none costs as much as to find it
         pools, table, rng, pick = self._table.functions, self._table, self._rng, self._policy.pick
@@ -155,7 +166,7 @@ class Dispatcher:
                 seen += (len(pool.available.items), len(pool.overloaded.items))
             if executor is None:
                 refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
-                told = (now, call_id, call.output_key, plan.name, plan.names, picked)
+                told = (now, call_id, output_key, plan.name, plan.names, picked)
                 self._remember((*told, seen if pool is not None else [*seen, 0, 0], refused))
                 raise NoResourcesError(refused)
             part.append(executor.entries[name])
@@ -174,12 +185,11 @@ class Dispatcher:
             (executor, SCHEDULE, function.schedule + common)
             for function, executor in zip(plan.functions, picked, strict=True)
         ]
-        start = delimited(TRIGGER_ID, call_id.encode())
-        sends += [(picked[position], TRIGGER, trigger + start) for position, trigger in plan.sources]
-        self._remember((now, call_id, call.output_key, plan.name, plan.names, picked, seen, ""))
+        sends += [(picked[position], TRIGGER, trigger + identified) for position, trigger in plan.sources]
+        self._remember((now, call_id, output_key, plan.name, plan.names, picked, seen, ""))
         self._table.note_calls(picked)
         self._arrivals.on_dag(plan.name, plan.names, now)
-        return Dispatched(call.output_key or call_id, sends)
+        return output_key or call_id, sends
 
     def continue_dag(self, continuation: cb.Continuation, now: float, unix_s: float) -> Dispatched:
         """Call the next DAG with the result of the last one. Raises as `call_dag` does, and BadMessageError.

@@ -163,7 +163,7 @@ class World:
         if dispatched is None:
             self._measures.on_refusal(self._calls.pop(number).time_s)
             return
-        for executor, kind, message in dispatched.sends:
+        for executor, kind, message in dispatched[1]:
             self.send(executor.address, kind, message)
 
     def _got_result(self, number: int) -> None:

@@ -6,6 +6,7 @@ an entry of a map is a field like any other. Source: the protobuf encoding guide
 
 from __future__ import annotations
 
+FIXED_64 = 1
 LENGTH_DELIMITED = 2
 
 

@@ -87,7 +87,7 @@ class Setting:
         self.events = EventForwarding(
             cast(Link, self.actor), "on_events", self.lane, self.mailbox, self._drop
         )
-        self.peer = Peer(self._socket(zmq.ROUTER, f"tcp://{HOST}:9001"), [b""], False)
+        self.peer = (self._socket(zmq.ROUTER, f"tcp://{HOST}:9001"), [b""], False)
 
     def _drop(self, what: str, why: object) -> None:
         self.dropped[what] += 1

@@ -68,7 +68,7 @@ def test_a_schedule(
     )
     # As an ingress has it: parsed, with a field that this version does not know.
     received = cb.DagCall.FromString(call.SerializeToString() + delimited(15, b"unknown"))
-    sends = dispatcher().call_dag(received, 1.0, 1.6e9, "the-id").sends
+    sends = dispatcher().call_dag(received, 1.0, 1.6e9, "the-id")[1]
     schedules = [cb.DagSchedule.FromString(body) for _, kind, body in sends if kind == SCHEDULE]
     assert len(schedules) == len(FUNCTIONS)
     for number, schedule in enumerate(schedules):
@@ -104,12 +104,12 @@ def test_a_schedule(
 )
 def test_a_one_shot_call(call: cb.FunctionCall) -> None:
     dispatched = dispatcher().call(call, 1.0)
-    ((_, _, body),) = dispatched.sends
+    ((_, _, body),) = dispatched[1]
     expected = cb.FunctionCall()
     expected.CopyFrom(call)
-    expected.response_key = dispatched.response_id
+    expected.response_key = dispatched[0]
     assert cb.FunctionCall.FromString(body) == expected
-    assert dispatched.response_id == (call.response_key or dispatched.response_id) != ""
+    assert dispatched[0] == (call.response_key or dispatched[0]) != ""
 
 
 @settings(deadline=None)

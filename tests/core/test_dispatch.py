@@ -53,7 +53,7 @@ class Setting:
         dispatched = self.dispatcher.call_dag(call, NOW, UNIX)
         schedules = {}
         triggers = []
-        for executor, kind, body in dispatched.sends:
+        for executor, kind, body in dispatched[1]:
             if kind == SCHEDULE:
                 schedule = cb.DagSchedule.FromString(body)
                 schedules[schedule.target_function] = schedule
@@ -61,7 +61,7 @@ class Setting:
             else:
                 assert kind == TRIGGER
                 triggers.append(cb.DagTrigger.FromString(body))
-        return dispatched.response_id, schedules, triggers
+        return dispatched[0], schedules, triggers
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_only_sources_are_triggered_by_the_scheduler(diamond: Setting) -> None:
 
 
 def test_schedules_are_sent_before_the_triggers(diamond: Setting) -> None:
-    kinds = [kind for _, kind, _ in diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW, UNIX).sends]
+    kinds = [kind for _, kind, _ in diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW, UNIX)[1]]
     assert kinds == [SCHEDULE] * 4 + [TRIGGER]
 
 
@@ -143,7 +143,7 @@ def test_a_continuation_appends_the_result_to_every_source_and_keeps_the_id() ->
     dispatched = s.dispatcher.continue_dag(
         cb.Continuation(name="join", id="req-1", result=result.SerializeToString(), call=call), NOW, UNIX
     )
-    schedule = cb.DagSchedule.FromString(dispatched.sends[0][2])
+    schedule = cb.DagSchedule.FromString(dispatched[1][0][2])
     assert schedule.id == "req-1"
     assert list(schedule.arguments["x"].values) == [to_value("first"), result]
     assert list(schedule.arguments["y"].values) == [result]
@@ -157,8 +157,8 @@ def test_a_one_shot_call_is_passed_on_and_its_key_answered() -> None:
         name="f", request_id=7, response_key="key", arguments=cb.Arguments(values=[to_value(2)])
     )
     dispatched = s.dispatcher.call(call, NOW)
-    ((executor, kind, body),) = dispatched.sends
-    assert (executor.name, kind, dispatched.response_id) == ("10.0.0.1:1", CALL, "key")
+    ((executor, kind, body),) = dispatched[1]
+    assert (executor.name, kind, dispatched[0]) == ("10.0.0.1:1", CALL, "key")
     assert cb.FunctionCall.FromString(body) == call
 
 
@@ -166,15 +166,15 @@ def test_a_one_shot_call_without_a_key_gets_one() -> None:
     s = Setting()
     s.executor(1)
     dispatched = s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
-    assert uuid.UUID(dispatched.response_id)
-    assert cb.FunctionCall.FromString(dispatched.sends[0][2]).response_key == dispatched.response_id
+    assert uuid.UUID(dispatched[0])
+    assert cb.FunctionCall.FromString(dispatched[1][0][2]).response_key == dispatched[0]
 
 
 def test_a_one_shot_call_takes_an_unpinned_executor_and_keeps_it_busy() -> None:
     s = Setting()
     s.executor(1, "g")
     s.executor(2)
-    assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW).sends[0][0].tid == 2
+    assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW)[1][0][0].tid == 2
     with pytest.raises(NoResourcesError):
         s.dispatcher.call(cb.FunctionCall(name="f"), NOW)
 
@@ -183,7 +183,7 @@ def test_in_local_mode_an_executor_stays_free() -> None:
     s = Setting(local=True)
     s.executor(1, "g")
     for _ in range(3):
-        assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW).sends[0][0].tid == 1
+        assert s.dispatcher.call(cb.FunctionCall(name="f"), NOW)[1][0][0].tid == 1
 
 
 def test_a_call_of_the_storage_tier_goes_where_the_data_is() -> None:
@@ -193,9 +193,9 @@ def test_a_call_of_the_storage_tier_goes_where_the_data_is() -> None:
         s.executor(0, ip="10.0.0.1")
         s.executor(0, ip="10.0.0.2")
         near = cb.FunctionCall(name="f", source_hint=cb.STORAGE, locations=["10.0.0.9", "10.0.0.2"])
-        assert s.dispatcher.call(near, NOW).sends[0][0].ip == "10.0.0.2"
+        assert s.dispatcher.call(near, NOW)[1][0][0].ip == "10.0.0.2"
         elsewhere = cb.FunctionCall(name="f", source_hint=cb.STORAGE, locations=["10.0.0.9"])
-        assert s.dispatcher.call(elsewhere, NOW).sends
+        assert s.dispatcher.call(elsewhere, NOW)[1]
 
 
 def test_locations_steer_the_storage_tiers_calls_alone() -> None:
@@ -203,7 +203,7 @@ def test_locations_steer_the_storage_tiers_calls_alone() -> None:
     s.executor(0, ip="10.0.0.1")
     s.executor(0, ip="10.0.0.2")
     call = cb.FunctionCall(name="f", locations=["10.0.0.2"])
-    assert {s.dispatcher.call(call, NOW).sends[0][0].ip for _ in range(20)} == {"10.0.0.1", "10.0.0.2"}
+    assert {s.dispatcher.call(call, NOW)[1][0][0].ip for _ in range(20)} == {"10.0.0.1", "10.0.0.2"}
 
 
 def test_one_shot_calls_overload_an_executor_too() -> None:

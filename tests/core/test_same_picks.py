@@ -69,8 +69,8 @@ def story(policy: str) -> Iterator[str]:
         table.on_status(Status(*address, functions), 0.0)
 
     def happened(dispatched: Dispatched) -> str:
-        picks = " ".join(f"{executor.tid}/{kind[0]}" for executor, kind, _ in dispatched.sends)
-        return f"{dispatched.response_id[:8]} {picks}"
+        picks = " ".join(f"{executor.tid}/{kind[0]}" for executor, kind, _ in dispatched[1])
+        return f"{dispatched[0][:8]} {picks}"
 
     for step in range(1, STEPS):
         now = step * 0.05

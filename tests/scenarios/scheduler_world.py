@@ -342,7 +342,7 @@ class SchedulerWorld:
             return
         self._send(dispatched)
         if not locations:
-            self._say(f"client <- success {dispatched.response_id}")
+            self._say(f"client <- success {dispatched[0]}")
 
     def _do_call(self, words: list[str]) -> None:
         try:
@@ -351,7 +351,7 @@ class SchedulerWorld:
             self._refuse(error)
             return
         self._send(dispatched)
-        self._say(f"client <- success {dispatched.response_id}")
+        self._say(f"client <- success {dispatched[0]}")
 
     def _do_place(self, words: list[str]) -> None:
         """`place 3 pipeline f=1`: so many calls, and of each only where its functions run."""
@@ -385,7 +385,7 @@ class SchedulerWorld:
 
     def _send(self, dispatched: Dispatched) -> None:
         schedules: list[cb.DagSchedule] = []
-        for executor, kind, message in dispatched.sends:
+        for executor, kind, message in dispatched[1]:
             if kind == CALL:
                 self._say(f"{executor.name} <- {_call_text(cb.FunctionCall.FromString(message))}")
                 continue

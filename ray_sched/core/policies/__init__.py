@@ -75,7 +75,12 @@ def any_eligible(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> Ex
     ready = candidates.available.items
     if ready and not at_random:
         return ready[int(rng.random() * len(ready))]
-    if ready or config.overload == "keep-last":
+    return any_at_all(candidates, config, rng)
+
+
+def any_at_all(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> Executor | None:
+    """The overloaded ones, too; none where these are all, unless `overload: keep-last`."""
+    if candidates.available.items or config.overload == "keep-last":
         return any_of(candidates, len(candidates), rng)
     return None
 

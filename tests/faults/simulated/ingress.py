@@ -150,7 +150,7 @@ class Ingress(Part):
             told(type(error).__name__, "")
             return
         self._carry_out(dispatched, continued=False)
-        told("", dispatched.response_id)
+        told("", dispatched[0])
 
     def _hand_on(self, call: cb.DagCall | cb.FunctionCall, told: Callable[[str, str], object]) -> None:
         scheduler = self._world.scheduler
@@ -166,14 +166,14 @@ class Ingress(Part):
 
         def decided(dispatched: Dispatched) -> None:
             self._carry_out(dispatched, continued=True)
-            told("", dispatched.response_id)
+            told("", dispatched[0])
 
         told, decided = self.mine(told), self.mine(decided)  # type: ignore[assignment]
         self.relay.tell(self, scheduler, "a call", asked, once=True)
 
     def _carry_out(self, dispatched: Dispatched, *, continued: bool) -> None:
         policy, now = self._world.policy, self.relay.now
-        sends = [(executor.address, kind, message) for executor, kind, message in dispatched.sends]
+        sends = [(executor.address, kind, message) for executor, kind, message in dispatched[1]]
         to = next(to for _, kind, message in sends if (to := destination_of(kind, message)) is not None)
         self._ledger.add((now, tuple(address for address, _, _ in sends), tuple(to), continued))
         for address, kind, _ in sends:
