@@ -132,9 +132,9 @@ class ResponsePool:
             ConfigError: `ip` is no address of this machine.
             NotRunningError: the pool is closed.
         """
-        self._cancel_abandoned()
         until = time.monotonic() + CLOSING_S
         while True:
+            self._cancel_abandoned()
             pending = self._lease(time.monotonic() > until)
             if pending is not None:
                 return pending
