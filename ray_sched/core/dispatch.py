@@ -109,17 +109,15 @@ class Dispatcher:
                 request = plain_request(name)
             executor = self._policy.pick(candidates, request, self._table, self._rng)
         if executor is None:
-            seen = (len(candidates.available.items), len(candidates.overloaded.items))
+            seen = candidates.sizes
             busy = f" ({seen[1]} are overloaded: policy.max_recent_calls, max_utilization)" if seen[1] else ""
             refused = f"no free executor for {name!r}{busy}: try again, or add executors"
-            self._remember((now, key, "", name, (name,), (), seen, refused))
+            self._remember((now, key, "", name, (name,), (), (seen,), refused))
             raise NoResourcesError(refused)
         if not key:
             key = self.new_id()
             message += delimited(RESPONSE_KEY, key.encode())
-        self._remember(
-            (now, key, name, executor, len(candidates.available.items), len(candidates.overloaded.items))
-        )
+        self._remember((now, key, name, executor, candidates.sizes))
         self._table.note_calls((executor,))
         self._table.book(executor, seq_at(now))
         self._arrivals.on_function(name)
@@ -151,7 +149,7 @@ class Dispatcher:
         some_given = len(given) > 0  # to look for each name among none costs as much as to find it
         pools, table, rng, pick = self._table.functions, self._table, self._rng, self._policy.pick
         picked: list[Executor] = []
-        seen: list[int] = []
+        seen: list[tuple[int, int]] = []
         for name, _, key, plain in plan.functions:
             request = plain
             if some_given and name in given:
@@ -163,11 +161,11 @@ class Dispatcher:
             pool = pools.get(name)
             executor = None if pool is None else pick(pool, request, table, rng)
             if pool is not None:
-                seen += (len(pool.available.items), len(pool.overloaded.items))
+                seen.append(pool.sizes)
             if executor is None:
                 refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
                 told = (now, call_id, output_key, plan.name, plan.names, picked)
-                self._remember((*told, seen if pool is not None else [*seen, 0, 0], refused))
+                self._remember((*told, seen if pool is not None else [*seen, (0, 0)], refused))
                 raise NoResourcesError(refused)
             part.append(executor.entries[name])
             picked.append(executor)

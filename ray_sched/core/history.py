@@ -77,7 +77,7 @@ class Ring:
         return entries[0].at if len(entries) == entries.maxlen else None
 
 
-Placed = tuple[float, str, str, Executor, int, int]
+Placed = tuple[float, str, str, Executor, tuple[int, int]]
 """A function call as its dispatcher notes it: when, its id, the function, the executor, and how many
 candidates were available and overloaded. A bare tuple: a call has no time for more."""
 
@@ -92,7 +92,7 @@ class Decision(NamedTuple):
     name: str
     functions: Sequence[str]
     picked: Sequence[Executor]
-    seen: Sequence[int]
+    seen: Sequence[tuple[int, int]]
     """For each function how many candidates were available, and how many overloaded ones there were."""
     refused: str
 
@@ -101,8 +101,8 @@ class Decision(NamedTuple):
         """From what a dispatcher noted: the fields of this class, or a `Placed`."""
         if len(noted) == len(cls._fields):
             return cls(*noted)
-        at, id, name, executor, *seen = noted
-        return cls(at, id, "", name, (name,), (executor,), seen, "")
+        at, id, name, executor, sizes = noted
+        return cls(at, id, "", name, (name,), (executor,), (sizes,), "")
 
     def ids(self) -> dict[str, str]:
         """What a log says of it."""
@@ -143,9 +143,8 @@ def _concerns(decision: Decision, name: str) -> bool:
 def _tell(decision: Decision, policy: str, table: ExecutorTable) -> Iterator[Told]:
     key = f", result to key {decision.key}" if decision.key and decision.key != decision.id else ""
     yield decision.at, f"call {decision.id or '(without an id)'} of {decision.name} came{key}"
-    seen = decision.seen
-    for number, function in enumerate(decision.functions[: len(seen) // 2]):
-        available, overloaded = seen[2 * number : 2 * number + 2]
+    for number, (function, seen) in enumerate(zip(decision.functions, decision.seen, strict=False)):
+        available, overloaded = seen
         candidates = f"{available} available and {overloaded} overloaded candidates"
         if number < len(decision.picked):
             executor = decision.picked[number]

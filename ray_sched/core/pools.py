@@ -66,12 +66,14 @@ C = TypeVar("C", bound=Candidate)
 class Pool(Generic[C]):
     """The candidates for one purpose. Positions count the available ones first, then the overloaded."""
 
-    __slots__ = ("available", "by_ip", "cursor", "overloaded")
+    __slots__ = ("available", "by_ip", "cursor", "overloaded", "sizes")
 
     def __init__(self) -> None:
         self.available: IndexedSet[C] = IndexedSet()
         self.overloaded: IndexedSet[C] = IndexedSet()
         self.by_ip: dict[str, IndexedSet[C]] = {}
+        self.sizes = (0, 0)
+        """How many are available, and how many overloaded: ready made, as each pick is remembered with it."""
         self.cursor = 0
         """Where round-robin goes on."""
 
@@ -86,10 +88,15 @@ class Pool(Generic[C]):
             if executor.ip not in self.by_ip:
                 self.by_ip[executor.ip] = IndexedSet()
             self.by_ip[executor.ip].add(executor)
+        self._count()
 
     def discard(self, executor: C) -> None:
         self._leave_available(executor)
         self.overloaded.discard(executor)
+        self._count()
+
+    def _count(self) -> None:
+        self.sizes = len(self.available), len(self.overloaded)
 
     def _leave_available(self, executor: C) -> None:
         self.available.discard(executor)
