@@ -13,7 +13,7 @@ from ray_sched.wire import ports
 
 UNDER_WAY: Final = 4000
 """Requests without an answer at the most: many times what the Scheduler has to answer at once."""
-FIRST: Final = 1000
+FIRST: Final = 2000
 """Messages that are sent before anybody else asks for something."""
 WAIT_MS: Final = 30_000
 

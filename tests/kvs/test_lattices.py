@@ -48,7 +48,7 @@ def merged(lattices: list[Lattice]) -> Lattice:
 
 
 @pytest.mark.parametrize("number", TYPES)
-@settings(deadline=None, max_examples=75)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_laws(number: int, data: st.DataObject) -> None:
     # Merged values are inputs too, as they are when a store takes in another write.
@@ -63,7 +63,7 @@ def test_laws(number: int, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("number", TYPES)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_the_wire_keeps_a_written_value(number: int, data: st.DataObject) -> None:
     lattice = data.draw(STRATEGIES[number])
@@ -74,7 +74,7 @@ def test_the_wire_keeps_a_written_value(number: int, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("number", TYPES)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_parts_keep_a_merged_value(number: int, data: st.DataObject) -> None:
     lattice = merged(data.draw(st.lists(STRATEGIES[number], min_size=1, max_size=4)))
