@@ -53,11 +53,12 @@ class PythonCalls:
 
         Raises NoResourcesError, ExecutionError, FunctionNotFoundError, TimedOutError.
         """
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
         key = str(uuid.uuid4())
         call = build_call(name, args, response_key=key)
         failures: list[BaseException] = []
         self._place(call, failures.append)
-        deadline = time.monotonic() + (timeout_s or self._timeout_s)
+        deadline = time.monotonic() + patience_s
         pause_s = FIRST_PAUSE_S
         while True:
             lattice = self._kvs.get(key)
@@ -67,7 +68,7 @@ class PythonCalls:
                 raise failures[0]
             if time.monotonic() >= deadline:
                 raise TimedOutError(
-                    f"no result of {name!r} within {timeout_s or self._timeout_s:g} s: see what became "
+                    f"no result of {name!r} within {patience_s:g} s: see what became "
                     f"of it: {why_command(key, self._host)}"
                 )
             time.sleep(pause_s)
@@ -75,11 +76,12 @@ class PythonCalls:
 
     def call_dag(self, name: str, args: Mapping[str, Sequence[Any]], timeout_s: float | None) -> RemoteValue:
         """A DAG's result. Raises NoSuchDagError, NoResourcesError, ExecutionError, TimedOutError."""
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
         response = self._responses.lease()
         try:
             self._place(build_dag_call(name, args, response_address=response.address), response.fail)
             why = why_command(name, self._host)
-            return result_of(response.wait(timeout_s or self._timeout_s), f"DAG {name!r}", why)
+            return result_of(response.wait(patience_s), f"DAG {name!r}", why)
         except BaseException:
             response.cancel()
             raise

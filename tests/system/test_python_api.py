@@ -141,6 +141,8 @@ def test_a_result_that_never_comes_times_out(scheduler: Any) -> None:
     ray.get(scheduler.register.remote(wait, "api_wait"))
     with pytest.raises(ray_sched.TimedOutError, match="api_wait"):
         ray.get(scheduler.call.remote("api_wait", timeout_s=0.2))
+    with pytest.raises(ray_sched.TimedOutError, match="within 0 s"):  # none is not the default
+        ray.get(scheduler.call.remote("api_wait", timeout_s=0.0))
 
 
 def test_replicas_are_pinned_on_different_executors(scheduler: Any) -> None:
