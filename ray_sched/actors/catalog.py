@@ -19,7 +19,7 @@ from ray_sched.kvs.client import KvsClient
 from ray_sched.kvs.lattices import LWW, Lattice, SetLattice, SingleCausal, type_name
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import shared_pb2
-from ray_sched.wire.codec import parse
+from ray_sched.wire.codec import is_longer, parse
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Catalog:
         """Store a function's body and name it in the index. Raises BadMessageError for a bad name."""
         if not function.name:
             raise BadMessageError("a function needs a name")
-        if len(function.name.encode()) > self._max_name_bytes:
+        if is_longer(function.name, self._max_name_bytes):
             raise BadMessageError(
                 f"the name of a function, {function.name[:30]!r}..., is too long: the limit is "
                 f"{self._max_name_bytes} bytes (scheduler.max_name_bytes)"

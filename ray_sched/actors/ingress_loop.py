@@ -59,7 +59,7 @@ from ray_sched.metrics import REFUSED, Histogram, Sample, refusals
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.addresses import check_response_address
-from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, check_names, error_name, parse
+from ray_sched.wire.codec import WANTS_REASON, Reply, accepted, check_names, error_name, is_longer, parse
 from ray_sched.wire.curve import Guard, Keys, admitted_to
 from ray_sched.wire.ports import check_executor_address
 from ray_sched.wire.readiness import Readiness
@@ -521,7 +521,7 @@ class IngressLoop:
             raise BadMessageError(f"a status that names {len(message.functions)} functions")
         functions = tuple(message.functions)
         if len(body) > self._max_name_bytes:  # what nobody can call here is left out
-            functions = tuple(name for name in functions if len(name) <= self._max_name_bytes)
+            functions = tuple(name for name in functions if not is_longer(name, self._max_name_bytes))
         return Status(
             message.ip,
             message.tid,

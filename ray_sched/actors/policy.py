@@ -50,7 +50,7 @@ from ray_sched.logs import teller
 from ray_sched.metrics import Sample
 from ray_sched.runtime_folder import runtime_file
 from ray_sched.wire import internal_pb2, shared_pb2
-from ray_sched.wire.codec import parse
+from ray_sched.wire.codec import is_longer, parse
 from ray_sched.wire.curve import Keys
 from ray_sched.wire.ports import check_executor_address
 
@@ -331,7 +331,7 @@ class PolicyActor:
         believed, new = [], set[Address]()
         told: dict[Address, int] = {}
         for function, address in locations:
-            if len(function) > limits.max_name_bytes:
+            if is_longer(function, limits.max_name_bytes):
                 continue
             if address not in known and address not in new:
                 try:

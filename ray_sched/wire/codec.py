@@ -71,14 +71,20 @@ class Reply(NamedTuple):
 OK: Final = Reply(cb.GenericResponse(success=True).SerializeToString())
 
 
+def is_longer(name: str, limit: int) -> bool:
+    """Whether a name has more than so many bytes; most are far from it, and need not be encoded for that."""
+    return 4 * len(name) > limit and len(name.encode()) > limit
+
+
 def check_names(limit: int, *names: str) -> None:
-    """Raises BadMessageError for a name, a key or an id of more than `limit` characters: such are remembered
+    """Raises BadMessageError for a name, a key or an id of more than `limit` bytes: such are remembered
     for a while, many of them."""
-    longest = max(map(len, names))
-    if longest > limit:
-        raise errors.BadMessageError(
-            f"a name or key of {longest} characters: the limit is {limit} (scheduler.max_name_bytes)"
-        )
+    for name in names:
+        if is_longer(name, limit):
+            size = len(name.encode())
+            raise errors.BadMessageError(
+                f"a name or key of {size} bytes: the limit is {limit} (scheduler.max_name_bytes)"
+            )
 
 
 def accepted(response_id: str) -> bytes:

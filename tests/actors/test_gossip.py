@@ -163,7 +163,7 @@ def test_peers_cannot_say_that_an_executor_holds_more_than_it_could_say_itself(t
         policy = actors[names.POLICY]
         for first in (0, MAX_FUNCTIONS // 2, MAX_FUNCTIONS):  # the last of them in vain
             told = [(f"f{first + number}", (NODE, 0)) for number in range(MAX_FUNCTIONS // 2)]
-            policy.merge_locations([*told, ("n" * (config.scheduler.max_name_bytes + 1), (NODE, 0))])
+            policy.merge_locations([*told, ("\u20ac" * 342, (NODE, 0))])  # of 1,026 bytes
         (executor,) = policy.status()["executors"]
         assert set(executor["functions"]) == {f"f{number}" for number in range(MAX_FUNCTIONS)}
         assert policy._believed([("f0", (NODE, 0)), ("another", (NODE, 0))]) == [("f0", (NODE, 0))]

@@ -197,6 +197,8 @@ def test_a_continuation_whose_result_is_no_value_ends_nobody(ingress: Setting) -
 
 
 LONG = "n" * (CONFIG.scheduler.max_name_bytes + 1)
+FEW_LETTERS = "nn" + "\u20ac" * 341
+"""As many bytes as LONG, in a third of the letters."""
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,7 @@ LONG = "n" * (CONFIG.scheduler.max_name_bytes + 1)
     [
         (ports.FUNCTION_CALL, cb.FunctionCall(name=LONG)),
         (ports.FUNCTION_CALL, cb.FunctionCall(name="f", response_key=LONG)),
+        (ports.FUNCTION_CALL, cb.FunctionCall(name="f", response_key=FEW_LETTERS)),
         (ports.DAG_CALL, cb.DagCall(name=LONG)),
         (ports.DAG_CALL, cb.DagCall(name="d", output_key=LONG)),
         (ports.DAG_CALL, cb.DagCall(name="d", continuation=cb.Continuation(name=LONG))),
@@ -216,7 +219,7 @@ def test_a_name_that_is_too_long_is_refused_and_not_remembered(
     ingress.lease()
     reply, reason = ingress.ask(port, request_.SerializeToString(), WANTS_REASON)
     assert cb.GenericResponse.FromString(reply).error == cb.EXECUTION_ERROR
-    assert b"1025 characters: the limit is 1024 (scheduler.max_name_bytes)" in reason
+    assert b"1025 bytes: the limit is 1024 (scheduler.max_name_bytes)" in reason
     assert ingress.loop.why(LONG).told == ()
 
 
