@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-import cloudpickle
 import ray
+from ray import cloudpickle  # loaded with Ray in any case
 from ray.exceptions import RayTaskError
 
 _MODE: Final = getattr(ray, "LOCAL_MODE", None)

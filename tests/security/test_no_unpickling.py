@@ -58,7 +58,7 @@ def readers_in(source: str, name: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             if (node.module or "").partition(".")[0] in PICKLERS:
                 found.append(str(node.module))
-            found += [alias.name for alias in node.names if alias.name in READERS]
+            found += [alias.name for alias in node.names if alias.name in READERS | PICKLERS]
         elif isinstance(node, ast.Attribute) and node.attr in READERS:
             found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in READERS:
