@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ray_sched.core.policies import Request
 from ray_sched.errors import FunctionNotFoundError, InvalidDagError
 from ray_sched.wire import cloudburst_pb2 as cb
+from ray_sched.wire.codec import is_longer
 from ray_sched.wire.protobuf import delimited
 
 BEGIN = "BEGIN"
@@ -154,7 +155,7 @@ def validate_dag(dag: cb.Dag, is_registered: Callable[[str], bool], limits: Limi
 
 
 def _check_length(what: str, name: str, limits: Limits) -> None:
-    if len(name) > limits.name_bytes or len(name.encode()) > limits.name_bytes:
+    if is_longer(name, limits.name_bytes):
         raise InvalidDagError(
             f"{what}, {name[:30]!r}..., is too long: the limit is {limits.name_bytes} bytes "
             "(scheduler.max_name_bytes)"
