@@ -11,6 +11,7 @@ The wire format is that of `anna.proto`; `serialize` is deterministic.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, TypeVar
@@ -26,7 +27,7 @@ M = TypeVar("M", bound=Message)
 L = TypeVar("L", bound="Lattice")
 
 
-class Lattice:
+class Lattice(ABC):
     """A value that knows how to merge with another of its type."""
 
     type: ClassVar[anna.LatticeType]
@@ -39,12 +40,13 @@ class Lattice:
             )
         return self._join(other)
 
+    @abstractmethod
     def _join(self: L, other: L) -> L:
-        raise NotImplementedError
+        """`merge`, of the same type."""
 
+    @abstractmethod
     def serialize(self) -> bytes:
         """The payload, as it travels in a `KeyTuple`."""
-        raise NotImplementedError
 
     def parts(self: L) -> tuple[L, ...]:
         """Values whose payloads lose nothing and whose merge is this one: what a file has to keep."""
