@@ -16,8 +16,7 @@ from ray_sched.bound_ports import group_ports
 from ray_sched.config import Config
 
 RAY_SCHED = [sys.executable, "-m", "ray_sched.cli"]
-PATIENCE_S = 200.0
-"""No less than `up` allows itself: Ray's two tries, and 120 s for the group."""
+PATIENCE_S = 90.0
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:

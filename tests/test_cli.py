@@ -26,8 +26,6 @@ from ray_sched.config import Config
 from ray_sched.errors import NotRunningError
 from tests.commands import PATIENCE_S, Up, assert_nothing_left, left_behind, run, runs
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -18,7 +18,7 @@ from tests.commands import Foreground, assert_nothing_left
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 HOST = "127.0.5.61"
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture

@@ -138,6 +138,7 @@ def test_a_flood_of_calls_starves_no_other_port(group: Group, client: Client) ->
             known = status(group, names.POLICY)["executors"]
             # Ours never counts as silent; those that nonsense before spoke of may not be forgotten yet.
             (age_s,) = (executor["last_status_s"] for executor in known if executor["ip"] == HOST)
+            assert age_s < CONFIG.scheduler.executor_timeout_s
             return bool(age_s + ROUNDED_S < flooded_s)
 
         eventually(heard, "a status comes through")
