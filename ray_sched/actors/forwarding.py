@@ -15,7 +15,7 @@ from typing import Final
 from ray_sched.actors.front import Drop, Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Decision, Event, Seen, Send
+from ray_sched.actors.messages import Decision, Event, Seen, Send, StatusSeen, Suspected
 from ray_sched.actors.telling import RequestIds
 from ray_sched.config import SchedulerConfig
 from ray_sched.core.executor import Address
@@ -211,7 +211,8 @@ class EventForwarding:
         self._mailbox = mailbox
         self._drop = drop
         self._events: list[Event] = []
-        self._seen: dict[Address, None] = {}
+        self._seen: dict[Address, float] = {}
+        """Whose statuses changed nothing since the last beat, and when the latest came."""
         self._urgent = False
         self._handing_over = False
         self._next_flush = 0.0
@@ -223,9 +224,16 @@ class EventForwarding:
         self._events.append(event)
         self._urgent |= urgent
 
-    def seen(self, address: Address) -> None:
+    def add_of_executor(self, event: StatusSeen | Suspected) -> None:
+        """An earlier status of the same executor is told first, so as not to be taken for a later one."""
+        seen_at = self._seen.pop(event.address, None)
+        if seen_at is not None:
+            self.add(Seen((event.address,), seen_at))
+        self.add(event)
+
+    def seen(self, address: Address, now: float) -> None:
         """A status changed nothing: one word about many of these is enough."""
-        self._seen[address] = None
+        self._seen[address] = now
 
     def beat(self, now: float) -> None:
         """Who was seen, be it nobody: the Policy hears that this ingress listens."""

@@ -551,9 +551,9 @@ class IngressLoop:
 
     def _tell_status(self, status: Status, now: float, seq: int, changed: bool) -> None:
         if changed:
-            self._events.add(StatusSeen(status, seq, now))
+            self._events.add_of_executor(StatusSeen(status, seq, now))
         else:
-            self._events.seen(status.address)
+            self._events.seen(status.address, now)
 
     def _on_pin_accept(self, body: bytes, now: float) -> None:
         answer = parse(cb.GenericResponse, body)
@@ -566,7 +566,7 @@ class IngressLoop:
 
     def _on_unsendable(self, address: Address) -> None:
         self._table.suspect(address)
-        self._events.add(Suspected(address))
+        self._events.add_of_executor(Suspected(address))
 
     # --- the table ---
 

@@ -21,6 +21,10 @@ class StatusSeen:
     at: float
     """Seconds of the node's monotonic clock."""
 
+    @property
+    def address(self) -> Address:
+        return self.status.address
+
 
 @dataclass(frozen=True)
 class Seen:

@@ -20,7 +20,7 @@ from ray_sched.actors.forwarding import (
 from ray_sched.actors.front import Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Decision, Event, PinAnswered, Seen, Send
+from ray_sched.actors.messages import Decision, Event, PinAnswered, Seen, Send, Suspected
 from ray_sched.config import Config
 from ray_sched.core.executor import Address
 from ray_sched.core.history import Ring
@@ -262,13 +262,28 @@ def test_batches_are_numbered_so_that_the_policy_sees_what_is_lost(ingress: Sett
 
 def test_the_policy_hears_whose_status_changed_nothing_and_that_the_ingress_lives(ingress: Setting) -> None:
     for _ in range(3):
-        ingress.events.seen(EXECUTOR)
+        ingress.events.seen(EXECUTOR, 99.9)
     ingress.events.beat(100.0)
     ingress.events.beat(100.5)
     ingress.events.flush_if_due(101.0)
     eventually(lambda: bool(ingress.actor.calls), "the batch")
     ((method, (events, _)),) = ingress.actor.calls
     assert (method, events) == ("on_events", [Seen((EXECUTOR,), 100.0), Seen((), 100.5)])
+
+
+def test_a_status_that_came_before_its_executor_was_suspected_is_told_before(ingress: Setting) -> None:
+    """Else the Policy takes it for the sign that the executor takes messages again."""
+    other = (EXECUTOR[0], EXECUTOR[1] + 1)
+    ingress.events.seen(EXECUTOR, 99.8)
+    ingress.events.seen(other, 99.9)
+    ingress.events.add_of_executor(Suspected(EXECUTOR))
+    ingress.events.add_of_executor(Suspected(EXECUTOR))
+    ingress.events.beat(100.0)
+    ingress.events.flush_if_due(100.0)
+    eventually(lambda: bool(ingress.actor.calls), "the batch")
+    ((_, (events, _)),) = ingress.actor.calls
+    suspected = Suspected(EXECUTOR)
+    assert events == [Seen((EXECUTOR,), 99.8), suspected, suspected, Seen((other,), 100.0)]
 
 
 def test_of_too_many_events_the_oldest_go(ingress: Setting) -> None:
