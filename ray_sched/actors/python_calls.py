@@ -26,8 +26,9 @@ from ray_sched.wire.curve import Keys
 FIRST_PAUSE_S: Final = 0.0005
 LONGEST_PAUSE_S: Final = 0.02
 
-Place = Callable[[cb.FunctionCall | cb.DagCall, Callable[[BaseException], None]], None]
-"""Dispatches a call and sends it; whatever goes wrong with sending comes to the second argument."""
+Place = Callable[[cb.FunctionCall | cb.DagCall, Callable[[BaseException], None]], str]
+"""Dispatches a call and sends it, and returns its id; whatever goes wrong with sending comes to the second
+argument."""
 
 
 class RemoteValue:
@@ -67,10 +68,7 @@ class PythonCalls:
             if failures:
                 raise failures[0]
             if time.monotonic() >= deadline:
-                raise TimedOutError(
-                    f"no result of {name!r} within {patience_s:g} s: see what became "
-                    f"of it: {why_command(key, self._host)}"
-                )
+                raise timed_out(f"function {name!r}", patience_s, why_command(key, self._host))
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
@@ -79,9 +77,13 @@ class PythonCalls:
         patience_s = self._timeout_s if timeout_s is None else timeout_s
         response = self._responses.lease()
         try:
-            self._place(build_dag_call(name, args, response_address=response.address), response.fail)
-            why = why_command(name, self._host)
-            return result_of(response.wait(patience_s), f"DAG {name!r}", why)
+            call = build_dag_call(name, args, response_address=response.address)
+            why = why_command(self._place(call, response.fail), self._host)
+            try:
+                raw = response.wait(patience_s)
+            except TimedOutError as error:
+                raise timed_out(f"DAG {name!r}", patience_s, why) from error
+            return result_of(raw, f"DAG {name!r}", why)
         except BaseException:
             response.cancel()
             raise
@@ -111,6 +113,10 @@ def payload_of(lattice: Lattice) -> bytes:
     raise RaySchedError(
         f"a {type(lattice).__name__} is no single value: read it through the key-value store's client"
     )
+
+
+def timed_out(what: str, patience_s: float, why: str) -> TimedOutError:
+    return TimedOutError(f"no result of {what} within {patience_s:g} s: see what became of it: {why}")
 
 
 def result_of(raw: bytes, what: str, why: str) -> RemoteValue:

@@ -470,7 +470,7 @@ class SchedulerActor:
         """Raises KvsError, TimedOutError."""
         self._python.put(key, value)
 
-    def _place(self, call: cb.FunctionCall | cb.DagCall, failed: Callable[[BaseException], None]) -> None:
+    def _place(self, call: cb.FunctionCall | cb.DagCall, failed: Callable[[BaseException], None]) -> str:
         self._await_lease()
         now = time.monotonic()
         with self._lock, self._counting_refusals():
@@ -489,6 +489,7 @@ class SchedulerActor:
                 failed(NoResourcesError(f"the ingress is not there to send the call, try again: {error}"))
 
         self._ingresses.front.ask("send", sends).add_done_callback(sent)
+        return dispatched[0]
 
     def _await_lease(self) -> None:
         """Calls that come in hundreds may keep this process from hearing the Policy in time."""

@@ -13,6 +13,8 @@ from ray_sched.messages import DagFunction
 
 pytestmark = pytest.mark.cluster
 
+CALL_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
 
 class Where:
     """Tells in which process it was unpickled last."""
@@ -102,7 +104,7 @@ def test_what_a_function_raises_is_an_execution_error(scheduler: Any, through_da
         call = scheduler.call.remote("api_bad")
     what = "DAG 'api_bad_dag'" if through_dag else "function 'api_bad'"
     with pytest.raises(
-        ray_sched.ExecutionError, match=rf"{what} failed: .*division.* \(where: ray-sched why "
+        ray_sched.ExecutionError, match=rf"{what} failed: .*division.* \(where: ray-sched why {CALL_ID} "
     ):
         ray.get(call)
     if through_dag:
@@ -133,16 +135,22 @@ def test_refusals_name_their_reason(scheduler: Any) -> None:
 
 
 def test_a_result_that_never_comes_times_out(scheduler: Any) -> None:
-    def wait(_: Any) -> None:
+    def wait(_: Any, seconds: float) -> None:
         import time
 
-        time.sleep(3)
+        time.sleep(seconds)
 
     ray.get(scheduler.register.remote(wait, "api_wait"))
     with pytest.raises(ray_sched.TimedOutError, match="api_wait"):
-        ray.get(scheduler.call.remote("api_wait", timeout_s=0.2))
+        ray.get(scheduler.call.remote("api_wait", 3, timeout_s=0.2))
     with pytest.raises(ray_sched.TimedOutError, match="within 0 s"):  # none is not the default
-        ray.get(scheduler.call.remote("api_wait", timeout_s=0.0))
+        ray.get(scheduler.call.remote("api_wait", 3, timeout_s=0.0))
+    ray.get(scheduler.register_dag.remote("api_wait_dag", ["api_wait"]))
+    with pytest.raises(
+        ray_sched.TimedOutError, match=rf"DAG 'api_wait_dag' within 0.2 s: .*ray-sched why {CALL_ID} "
+    ):
+        ray.get(scheduler.call_dag.remote("api_wait_dag", {"api_wait": [1]}, timeout_s=0.2))
+    ray.get(scheduler.delete_dag.remote("api_wait_dag"))
 
 
 def test_replicas_are_pinned_on_different_executors(scheduler: Any) -> None:
