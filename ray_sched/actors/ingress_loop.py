@@ -67,6 +67,7 @@ from ray_sched.wire.sockets import batching_context, bind
 
 log = logging.getLogger(__name__)
 
+GPU: Final = internal_pb2.GPU
 FAREWELL_MS: Final = 100
 """How long what was sent to an executor just before it left may still be on its way out, in milliseconds."""
 CALL_KINDS: Final = {
@@ -513,25 +514,22 @@ class IngressLoop:
     def _status_of(self, body: bytes) -> Status:
         """Raises BadMessageError, NoResourcesError."""
         message = parse(internal_pb2.ThreadStatus, body)
-        if (message.ip, message.tid) not in self._table.executors:
-            check_executor_address(message.ip, message.tid, self._config.ports)
+        ip, tid, listed, utilization = message.ip, message.tid, message.functions, message.utilization
+        if (ip, tid) not in self._table.executors:
+            check_executor_address(ip, tid, self._config.ports)
             if len(self._table.executors) >= self._config.scheduler.max_executors:
                 raise NoResourcesError("scheduler.max_executors are known: no room for another one")
-        if len(message.functions) > MAX_FUNCTIONS:
-            raise BadMessageError(f"a status that names {len(message.functions)} functions")
-        functions = tuple(message.functions)
+        if len(listed) > MAX_FUNCTIONS:
+            raise BadMessageError(f"a status that names {len(listed)} functions")
+        functions = tuple(listed)
         if len(body) > self._max_name_bytes:  # what nobody can call here is left out
             functions = tuple(name for name in functions if not is_longer(name, self._max_name_bytes))
+        if not 0.0 <= utilization <= 1.0:
+            utilization = 1.0 if utilization > 1.0 else 0.0  # NaN, too, becomes 0
         return Status(
-            message.ip,
-            message.tid,
-            functions,
-            min(max(0.0, message.utilization), 1.0),  # in this order NaN becomes 0
-            message.running,
-            message.type == internal_pb2.GPU,
-            message.process,
+            ip, tid, functions, utilization, message.running, message.type == GPU, message.process,
             message.reconnections,
-        )
+        )  # fmt: skip
 
     def _take_status(self, status: Status, now: float, seq: int) -> None:
         if self._table.is_of_the_ended(status):

@@ -90,6 +90,10 @@ class ExecutorTable:
     def on_status(self, status: Status, now: float, seq: int = 0) -> bool:
         """Take in a status; True if it changed more than the time of the last one."""
         executor = self.executors.get(status.address)
+        if executor is not None and self._is_no_news(executor, status):
+            executor.last_seen = now
+            executor.utilization = status.utilization
+            return False
         if not status.running:
             if executor is None:
                 return False
@@ -136,11 +140,29 @@ class ExecutorTable:
             self.dirty[executor.address] = None
         return changed
 
+    def _is_no_news(self, executor: Executor, status: Status) -> bool:
+        """Whether what follows would change nothing but times: of nearly all statuses it does not, and
+        thousands may come in a second."""
+        functions = executor.functions
+        return (
+            status.running
+            and executor.reported
+            and not (executor.ahead or executor.unpinning or executor.suspected)
+            and not (executor.hearsay or executor.fresh)
+            and executor.gpu == status.gpu
+            and executor.free == (self._local or not functions)
+            and status.utilization <= self._policy.max_utilization
+            and status.process in (0, executor.process)
+            and functions == set(status.functions)
+        )
+
     def unheard_end(self, status: Status) -> Status | None:
         """The first word of the process that this status is from, where it was lost: that the one before it
         has ended. The connection may be cut just then."""
+        if status.process == 0 or not status.running:
+            return None
         executor = self.executors.get(status.address)
-        if executor is None or not status.running or status.process in (0, executor.process):
+        if executor is None or status.process == executor.process:
             return None
         return status._replace(running=False, functions=(), reconnections=0)
 

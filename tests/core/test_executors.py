@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_sched.config import PolicyConfig
-from ray_sched.core.executor import Status
+from ray_sched.core.executor import Executor, Status
 from ray_sched.core.executors import OURS_GRACE_S, ExecutorTable
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
@@ -531,6 +532,90 @@ class Copies(RuleBasedStateMachine):
 
 Copies.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCopies = Copies.TestCase
+
+
+WITHOUT_SHORT_CUT = type("WithoutShortCut", (ExecutorTable,), {"_is_no_news": lambda *_: False})
+HAPPENINGS = st.lists(
+    st.one_of(
+        # Most often nothing else than before: that is what the short cut is for.
+        st.tuples(st.just("again"), st.sampled_from([A, B]), st.sampled_from([0.0, 0.1, 0.9])),
+        st.builds(
+            lambda *told: ("status", Status(*told)),
+            st.sampled_from(["10.0.0.1", "10.0.0.2"]),
+            st.integers(0, 1),
+            st.lists(st.sampled_from("fg"), max_size=2).map(tuple),
+            st.sampled_from([0.0, 0.9]),
+            st.sampled_from([True, True, True, False]),
+            st.sampled_from([False, False, True]),
+            st.sampled_from([0, 0, 1, 2]),
+        ),
+        st.tuples(st.just("pinned"), st.sampled_from([A, B]), st.sampled_from("fg"), st.booleans()),
+        st.tuples(
+            st.sampled_from(["unpinned", "gossip", "pin told", "unpin told"]),
+            st.sampled_from([A, B]),
+            st.sampled_from("fg"),
+        ),
+        st.tuples(st.sampled_from(["called", "suspected", "told of it"]), st.sampled_from([A, B])),
+        st.tuples(st.just("time"), st.sampled_from([0.1, 3.0, 6.0])),
+    ),
+    min_size=2,
+    max_size=40,
+)
+
+
+@given(HAPPENINGS, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_the_short_cut_for_what_a_status_says_again_changes_nothing(
+    happenings: list[tuple[Any, ...]], local: bool
+) -> None:
+    policy = PolicyConfig(max_recent_calls=2)
+    both = [
+        cls(policy, local=local, pin_grace_s=1.0, executor_timeout_s=15.0, overtaking=True)
+        for cls in (ExecutorTable, WITHOUT_SHORT_CUT)
+    ]
+    now = 0.0
+    for seq, (what, *told) in enumerate(happenings, 1):
+        now += told[0] if what == "time" else 0.0
+        outcomes = [_happens(t, what, told, now, seq) for t in both]
+        assert outcomes[0] == outcomes[1]
+        short, long = (
+            {e.address: {name: getattr(e, name) for name in Executor.__slots__} for e in t.executors.values()}
+            for t in both
+        )
+        assert short == long
+        assert both[0].dirty == both[1].dirty
+
+
+def _happens(t: ExecutorTable, what: str, told: list[Any], now: float, seq: int) -> object:
+    if what == "status":
+        status = told[0]
+        return t.unheard_end(status), t.is_of_the_ended(status), t.on_status(status, now, seq)
+    if what == "time":
+        t.age(now)
+        return t.remove_silent(now)
+    address, *rest = told
+    executor = t.executors.get(address)
+    if what == "gossip":
+        return t.merge_locations([(rest[0], address)], now)
+    if what == "pinned":
+        return t.pinned(address, rest[0], now, named=rest[1])
+    if executor is None:
+        return None
+    if what == "again":
+        again = Status(
+            *address, tuple(executor.functions), rest[0], gpu=executor.gpu, process=executor.process
+        )
+        return t.on_status(again, now, seq)
+    if what == "called":
+        t.note_calls([executor])
+        return t.book(executor, seq)
+    if what == "told of it":
+        return t.informed(address, seq)
+    if what == "suspected":
+        return t.suspect(address)
+    if what == "unpinned":
+        return t.unpinned(address, rest[0])
+    return t.told_to_pin(address, rest[0], unpin=what == "unpin told")
 
 
 def test_an_older_record_does_not_bring_back_who_was_seen_to_leave() -> None:
