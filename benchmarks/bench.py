@@ -142,35 +142,29 @@ class Bench:
             control.close()
         self._context.term()
 
-    def rounds(self, clients: int, targets: Mapping[str, Target], finer: int = 1) -> Rounds:
-        """Run every load, round by round, each round beginning with another.
-
-        `finer`: so many times as many rounds that are as much shorter, for small differences: what disturbs
-        the machine then disturbs a smaller part of the ratios.
-        """
+    def rounds(self, clients: int, targets: Mapping[str, Target]) -> Rounds:
+        """Run every load, round by round, each round beginning with another."""
         measured: dict[str, list[Measurement]] = {name: [] for name in targets}
         problems: list[str] = []
-        for number in range(self.settings.rounds * finer):
+        for number in range(self.settings.rounds):
             for name in _turned(list(targets), number):
                 target = targets[name]
                 target.begin()
                 try:
-                    one, wrong = self._measure(clients, name, target, self.settings.duration_s / finer)
+                    one, wrong = self._measure(clients, name, target)
                 finally:
                     target.end()
                 measured[name].append(one)
                 problems += wrong
         return Rounds(measured, tuple(problems))
 
-    def _measure(
-        self, clients: int, name: str, target: Target, duration_s: float
-    ) -> tuple[Measurement, list[str]]:
+    def _measure(self, clients: int, name: str, target: Target) -> tuple[Measurement, list[str]]:
         before = self._arrived(target.executors)
         measured = load.run(
             tcp(target.ip, target.port),
             target.request,
             clients,
-            duration_s,
+            self.settings.duration_s,
             warm_up_s=self.settings.warm_up_s,
             succeeded=target.succeeded,
         )

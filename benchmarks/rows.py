@@ -33,8 +33,6 @@ DAG_TIMES: Final = 1.7
 CALL_SHARE: Final = 0.80
 CALL_TIMES: Final = 1.25
 SCALE_TIMES: Final = 1.10
-SCALE_FINER: Final = 3
-"""This limit is narrower than what the machine's speed changes by within a second."""
 REFERENCES_TIMES: Final = 1.5
 P99_TIMES: Final = 1.5
 CREATE_TIMES: Final = 1.25
@@ -86,7 +84,7 @@ def against_floor(
 def at_scale(target: Load, bench: Bench, row: str, clients: int) -> Result:
     """A group that knows 3,000 executors, 300 DAGs and 10,000 cached keys, against one with 3, 3 and 0."""
     targets = {"small": target(SMALL_IP, SMALL), "large": target(LARGE_IP, LARGE)}
-    rounds = bench.rounds(clients, targets, finer=SCALE_FINER)
+    rounds = bench.rounds(clients, targets)
     if clients == 1:
         cost = rounds.ratio("p50_ms", "large", "small")
     else:
