@@ -21,6 +21,7 @@ SEED = int(os.environ.get("SEED") or 1)
 CLIENTS = 3
 WEIGHTS = (6, 6, 3, 3, 1, 1, 1)
 SETTLE_S = 60.0
+CONTINUED = "continued DAG calls"
 SETTINGS = {
     "executor.count": 3,
     "policy.max_recent_calls": 0,
@@ -82,7 +83,7 @@ class Worker:
         x = self.rng.randrange(1000)
         again = ray_sched.Continuation(self.dag, {})
         future = self.client.call_dag(self.dag, {self.first: [x]}, continuation=again)
-        self.history.called("continued DAG calls", 2 * (2 * (x + 1) + 1), future)
+        self.history.called(CONTINUED, 2 * (2 * (x + 1) + 1), future)
 
     def make_function(self) -> None:
         self.made += 1
@@ -146,6 +147,11 @@ def settle(client: Client, history: History) -> None:
             call.outcome = "error"
             # Without the command that tells more, which has the call's id.
             history.refused(f"in the end: {str(error).partition('ray-sched why')[0][-60:]}")
+        except ray_sched.NoResourcesError as error:
+            # Nobody but who waits for the result hears that a continuation found no executor: one that was
+            # killed may not hold its function again yet. Of other calls their acknowledgement says it.
+            call.outcome = "error" if call.what == CONTINUED else f"refused after all: {error}"
+            history.refused(f"in the end: {error}")
         except ray_sched.FunctionNotFoundError:
             call.outcome = "an acknowledged function was not found"
         else:
