@@ -127,6 +127,7 @@ def measure(settings: Settings, only: str) -> Iterator[Result]:
         ours = running.enter_context(Scheduler(OURS_IP, executors=LENGTH))
         yield _footprint(ours)
         running.enter_context(Helper("floor_chain", FLOOR_IP))
+        ours.await_executors(LENGTH)  # else all functions go to the first one that reports
         _fill(ours)
         client = Client()
         running.callback(client.close)

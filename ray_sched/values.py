@@ -20,6 +20,9 @@ PROTOCOL = 4
 """One fixed pickle protocol: MULTIEXEC compares results by their bytes."""
 
 _PLAIN = frozenset((int, float, bool, bytes, type(None)))
+_IN_PLAIN = _PLAIN | {str}
+_FEW = 100
+"""Items of a container that are looked at: a longer one takes so long that it matters little how."""
 
 
 def to_value(obj: Any) -> cb.Value:
@@ -30,8 +33,15 @@ def to_value(obj: Any) -> cb.Value:
         except UnicodeEncodeError:  # lone surrogates have no UTF-8, but a pickle
             pass
     # For what has no code in it both write the same; cloudpickle takes ten times as long.
-    pickler = pickle if type(obj) in _PLAIN else cloudpickle
+    pickler = pickle if _is_plain(obj) else cloudpickle
     return cb.Value(body=pickler.dumps(obj, protocol=PROTOCOL), type=cb.DEFAULT)
+
+
+def _is_plain(obj: Any) -> bool:
+    kind = type(obj)
+    if kind in (list, tuple):
+        return len(obj) <= _FEW and all([type(item) in _IN_PLAIN for item in obj])
+    return kind in _PLAIN
 
 
 def from_value(value: cb.Value) -> Any:

@@ -48,6 +48,19 @@ def test_plain_objects_have_the_bytes_that_cloudpickle_gives_them() -> None:
         assert to_value(obj).body == cloudpickle.dumps(obj, protocol=4)
 
 
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=70) | st.text(max_size=9)
+)
+FLAT = st.lists(SCALARS, max_size=120) | st.lists(SCALARS, max_size=120).map(tuple)
+
+
+@given(FLAT | st.lists(FLAT, max_size=3) | st.dictionaries(st.text(), FLAT, max_size=3))
+def test_containers_have_the_bytes_that_cloudpickle_gives_them(obj: Any) -> None:
+    assert to_value(obj).body == cloudpickle.dumps(obj, protocol=4)
+    repeated = [obj, obj]  # what is there twice is written once
+    assert to_value(repeated).body == cloudpickle.dumps(repeated, protocol=4)
+
+
 def test_text_without_utf8_comes_back_as_well() -> None:
     assert from_value(to_value("\ud800")) == "\ud800"
 

@@ -34,7 +34,8 @@ Key = tuple[str, str]
 """The id of the call and the function that runs for it."""
 
 
-# Events: what has happened.
+# Events: what has happened. Those that come with each call are not frozen: to make a frozen object takes
+# three times as long.
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,25 @@ class UnpinArrived:
     function: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ScheduleArrived:
     schedule: cb.DagSchedule
     entry: int
     """The journal's number for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TriggerArrived:
     trigger: cb.DagTrigger
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class CallArrived:
     call: cb.FunctionCall
     entry: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Finished:
     """A run has ended; for each of its requests whether that was its end.
 
@@ -110,7 +111,7 @@ Event = (
 # Work: what the executor shall do when it is free.
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class CallRequest:
     call: cb.FunctionCall
     entry: int
@@ -124,11 +125,25 @@ class CallRequest:
         return self.call.name
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """By which its history is asked for: the key of its result, which is its id, and the function."""
+        return self.call.response_key, self.call.name
+
+    @property
     def arguments(self) -> list[cb.Value]:
         return list(self.call.arguments.values)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class Sink:
+    """A function that comes next in a call."""
+
+    function: str
+    place: str
+    """The executor thread that the schedule has for it, `ip:tid`."""
+
+
+@dataclass(slots=True)
 class DagRequest:
     schedule: cb.DagSchedule
     triggers: tuple[cb.DagTrigger, ...]
@@ -136,6 +151,9 @@ class DagRequest:
     reference: cb.Dag.FunctionReference
     """The function, as the DAG describes it."""
     entry: int
+    names: tuple[str, ...]
+    """By which its history is asked for: the call's id, the function, the key of its result, the DAG."""
+    sinks: tuple[Sink, ...]
 
     @property
     def id(self) -> str:
@@ -155,7 +173,7 @@ class DagRequest:
         return values
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Run:
     """Run a function for these requests; all at once when `batched`, else there is only one."""
 
@@ -229,6 +247,10 @@ class _Waiting:
     reference: cb.Dag.FunctionReference
     entry: int
     since_s: float
+    # These are made before the triggers come, since then there is hurry.
+    names: tuple[str, ...]
+    sinks: tuple[Sink, ...]
+    wanted: tuple[str, ...]
     triggers: deque[cb.DagTrigger] = field(default_factory=deque)
     running: bool = False
 
@@ -386,7 +408,15 @@ class Execution:
         reference = next((f for f in schedule.dag.functions if f.name == schedule.target_function), None)
         if reference is None:
             reference = cb.Dag.FunctionReference(name=schedule.target_function)
-        waiting = self._waiting[key] = _Waiting(schedule, reference, entry, now)
+        waiting = self._waiting[key] = _Waiting(
+            schedule,
+            reference,
+            entry,
+            now,
+            (*key, schedule.output_key, schedule.dag.name),
+            _sinks(schedule),
+            tuple(schedule.triggers),
+        )
         effects: list[Effect] = []
         _, orphans = self._orphans.pop(key, (now, []))
         self._orphan_count -= len(orphans)
@@ -404,14 +434,17 @@ class Execution:
             waiting.triggers.append(trigger)
             self._start_next(waiting)
             return []
-        wanted = waiting.schedule.triggers
-        if trigger.source not in wanted or any(t.source == trigger.source for t in waiting.triggers):
+        wanted, source = waiting.wanted, trigger.source
+        if source not in wanted or any([t.source == source for t in waiting.triggers]):
             return [Drop("trigger")]
         waiting.triggers.append(trigger)
         if len(waiting.triggers) == len(wanted):
             del self._waiting[key]
-            by_source = {trigger.source: trigger for trigger in waiting.triggers}
-            self._make_ready(waiting, tuple(by_source[source] for source in wanted))
+            if len(wanted) == 1:
+                self._make_ready(waiting, (trigger,))
+            else:
+                by_source = {trigger.source: trigger for trigger in waiting.triggers}
+                self._make_ready(waiting, tuple(by_source[source] for source in wanted))
         return []
 
     def _start_next(self, waiting: _Waiting) -> None:
@@ -421,7 +454,8 @@ class Execution:
             self._make_ready(waiting, (waiting.triggers.popleft(),))
 
     def _make_ready(self, waiting: _Waiting, triggers: tuple[cb.DagTrigger, ...]) -> None:
-        self._ready.append(DagRequest(waiting.schedule, triggers, waiting.reference, waiting.entry))
+        w = waiting
+        self._ready.append(DagRequest(w.schedule, triggers, w.reference, w.entry, w.names, w.sinks))
 
     def _on_finished(self, run: Run, ended: tuple[bool, ...], now: float) -> list[Effect]:
         for request, at_end in zip(run.requests, ended, strict=True):
@@ -496,6 +530,12 @@ class Execution:
                 del self._waiting[key]
                 return [_failed(oldest, f"and {self._limit} others came after it")]
         return []
+
+
+def _sinks(schedule: cb.DagSchedule) -> tuple[Sink, ...]:
+    source, places = schedule.target_function, schedule.locations
+    sinks = (link.sink for link in schedule.dag.connections if link.source == source)
+    return tuple(Sink(sink, places.get(sink, "")) for sink in sinks)
 
 
 def _shape(request: DagRequest) -> tuple[str, int, int]:

@@ -56,25 +56,27 @@ class Ring:
     """The last things that happened. Appending is safe from any thread."""
 
     def __init__(self, limit: int) -> None:
-        self._entries: deque[Entry] = deque(maxlen=limit)
+        self._entries: deque[tuple[Any, ...]] = deque(maxlen=limit)
+        """What `Entry` is made of: to make one takes longer than to keep it."""
         self.heard: Callable[[Entry], None] | None = None
         """Told of each entry at once."""
 
     def note(self, at: float, names: tuple[str, ...], what: str, *facts: Any) -> None:
-        entry = Entry(at, names, what, facts, REQUEST.get())
-        self._entries.append(entry)
+        noted = (at, names, what, facts, REQUEST.get())
+        self._entries.append(noted)
         if self.heard is not None:
-            self.heard(entry)
+            self.heard(Entry(*noted))
 
     def about(self, name: str) -> list[Told]:
         """The latest entries under that name, or of the request with that id, oldest first."""
-        found = [entry for entry in self._entries.copy() if name in entry.names or name == entry.request]
+        entries = [Entry(*noted) for noted in self._entries.copy()]
+        found = [entry for entry in entries if name in entry.names or name == entry.request]
         return [(entry.at, entry.words()) for entry in found[-TOLD:]]
 
     def since(self) -> float | None:
         """When the oldest entry was made, where older ones have gone; None where everything is remembered."""
         entries = self._entries
-        return entries[0].at if len(entries) == entries.maxlen else None
+        return float(entries[0][0]) if len(entries) == entries.maxlen else None
 
 
 Placed = tuple[float, str, str, Executor, tuple[int, int]]

@@ -24,19 +24,22 @@ class History(Ring):
     def arrived(self, event: Event) -> None:
         now = time.monotonic()
         match event:
+            case TriggerArrived(trigger):
+                target = trigger.target_function
+                self.note(now, (trigger.id, target), "{} is triggered by {}", target, trigger.source)
             case CallArrived(call):
                 self.note(now, (call.response_key, call.name), "call of {} came", call.name)
             case ScheduleArrived(schedule):
                 names = (schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name)
                 wanted = ", ".join(schedule.triggers)
                 self.note(now, names, "{} is scheduled, and waits for {}", schedule.target_function, wanted)
-            case TriggerArrived(trigger):
-                target = trigger.target_function
-                self.note(now, (trigger.id, target), "{} is triggered by {}", target, trigger.source)
 
-    def request(self, request: CallRequest | DagRequest, what: str, *facts: object) -> None:
-        """Something about a request; the first fact of `what` is its function."""
-        self.note(time.monotonic(), _names(request), what, request.function, *facts)
+    def request(
+        self, request: CallRequest | DagRequest, what: str, *facts: object, at: float | None = None
+    ) -> None:
+        """Something about a request, that happened now unless `at` says when; the first fact of `what` is
+        its function."""
+        self.note(time.monotonic() if at is None else at, request.names, what, request.function, *facts)
 
     def result(self, to: Destination, what: str, *facts: object) -> None:
         """Something about a call's result."""
@@ -53,10 +56,3 @@ class History(Ring):
             self.note(
                 time.monotonic(), (name,), "pin of {} {}", name, "accepted" if answer.success else "refused"
             )
-
-
-def _names(request: CallRequest | DagRequest) -> tuple[str, ...]:
-    if isinstance(request, CallRequest):
-        return request.call.response_key, request.call.name
-    schedule = request.schedule
-    return schedule.id, schedule.output_key, schedule.target_function, schedule.dag.name

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 import zmq
@@ -39,16 +40,18 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
+ROUNDS: Final = 16
+"""Times that messages are waited for before anything else is looked at."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
 class Receiver:
     """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
 
-    `begin` notes in the journal what is accepted, before anybody hears of it. User messages go to
-    `inbox` as they are. A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and
-    the like) costs its sender the connection. Raises PortTakenError or ConfigError when a port cannot
-    be bound.
+    `begin` notes in the journal what is accepted, before anybody hears of it. Events go to `emit` as they
+    come; `hand_over` is called just before it waits for more. User messages go to `inbox` as they are.
+    A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and the like) costs its
+    sender the connection. Raises PortTakenError or ConfigError when a port cannot be bound.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Receiver:
         begin: Callable[[Destination], int],
         inbox: deque[bytes],
         emit: Callable[[Event], None],
+        hand_over: Callable[[], None] = lambda: None,
         *,
         max_message_bytes: int,
         max_control_bytes: int,
@@ -73,6 +77,7 @@ class Receiver:
         self._begin = begin
         self._inbox = inbox
         self._emit = emit
+        self._hand_over = hand_over
         self._complaints = Complaints(logger)
         self._lock = threading.Lock()
         self._closed = False
@@ -123,6 +128,7 @@ class Receiver:
 
     def receive(self, timeout_s: float, *, calls: bool, control: bool) -> None:
         """Wait for messages and take those that are there: calls, or all but calls, where they are wanted.
+        Where these were all, further ones, for as long as `timeout_s` lasts.
 
         What is not wanted, since too much is queued already, stays in its socket, and then with its sender.
         """
@@ -131,21 +137,36 @@ class Receiver:
         for socket in [socket for socket in self._left if socket not in unwanted]:
             del self._left[socket]
             self._readiness.check(socket)
-        sockets, woken = self._readiness.wait(timeout_s)
-        if woken:
-            os.eventfd_read(self._wake)
-        elif not sockets:
-            self._readiness.check_all()  # should a descriptor ever have said nothing
-        try:
-            for socket in sorted(sockets, key=self._turns.__getitem__):
-                if socket in unwanted:
-                    if self._readiness.leave(socket):
-                        self._left[socket] = None
-                elif not (self._take_all(socket) if socket in self._takers else self._on_connections(socket)):
-                    self._readiness.check(socket)
-        except BaseException:
-            self._readiness.check_all()  # what was not read says nothing of itself again
-            raise
+        until = time.monotonic() + timeout_s
+        for _ in range(ROUNDS):
+            self._hand_over()
+            sockets, woken = self._readiness.wait(max(0.0, until - time.monotonic()))
+            if woken:
+                os.eventfd_read(self._wake)
+            elif not sockets:
+                self._readiness.check_all()  # should a descriptor ever have said nothing
+            try:
+                all_taken = self._take(sockets, unwanted)
+            except BaseException:
+                self._readiness.check_all()  # what was not read says nothing of itself again
+                raise
+            if woken or not sockets or not all_taken:
+                return
+
+    def _take(self, sockets: list[zmq.Socket[bytes]], unwanted: Container[zmq.Socket[bytes]]) -> bool:
+        """Take what is wanted of these, in their order; whether that was all."""
+        assert self._readiness is not None
+        if len(sockets) > 1:
+            sockets.sort(key=self._turns.__getitem__)
+        all_taken = True
+        for socket in sockets:
+            if socket in unwanted:
+                if self._readiness.leave(socket):
+                    self._left[socket] = None
+            elif not (self._take_all(socket) if socket in self._takers else self._on_connections(socket)):
+                self._readiness.check(socket)
+                all_taken = False
+        return all_taken
 
     def _take_all(self, socket: zmq.Socket[bytes]) -> bool:
         """Take the messages of a port, so many at once; whether these were all."""

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from ray_sched.core.destination import Destination
@@ -200,16 +201,18 @@ class Runner:
         self._answers.error(to, error, request.entry)
 
     def _conclude_dag(self, request: DagRequest, result: Any, dependencies: Dependencies) -> bool:
-        schedule, name = request.schedule, request.function
-        sinks = [link.sink for link in schedule.dag.connections if link.source == name]
+        schedule, sinks = request.schedule, request.sinks
         value = b""
         if not sinks or request.reference.type == cb.MULTIEXEC:
             value = to_value(result).SerializeToString(deterministic=True)
             if request.reference.type == cb.MULTIEXEC and value in request.reference.invalid_results:
                 return False
         if sinks:
-            self._history.request(request, "{} is done, and triggers {}", ", ".join(sinks))
-            self._trigger(schedule, sinks, result, dependencies)
+            done_at = time.monotonic()
+            self._trigger(request, result, dependencies)
+            # Only now, since the next function waits; but it happened before that one was triggered.
+            told = ", ".join(sink.function for sink in sinks)
+            self._history.request(request, "{} is done, and triggers {}", told, at=done_at)
             self._journal.end(request.entry)
             return True
         if schedule.continuation.name:
@@ -232,24 +235,24 @@ class Runner:
         self._reports.dag_ended(schedule.dag.name, time.time() - schedule.start_time)
         return True
 
-    def _trigger(
-        self, schedule: cb.DagSchedule, sinks: list[str], result: Any, dependencies: Dependencies
-    ) -> None:
-        trigger = cb.DagTrigger(id=schedule.id, source=schedule.target_function)
-        results = result if type(result) is tuple else (result,)
-        trigger.arguments.values.extend(map(to_value, results))
-        if schedule.consistency != cb.NORMAL:
+    def _trigger(self, request: DagRequest, result: Any, dependencies: Dependencies) -> None:
+        trigger = cb.DagTrigger(id=request.id, source=request.function)
+        trigger.arguments.values.extend(map(to_value, result if type(result) is tuple else (result,)))
+        if request.schedule.consistency != cb.NORMAL:
             dependencies.add_to(trigger)
-        addresses = [self._trigger_address(schedule, sink) for sink in sinks]
-        for sink, address in zip(sinks, addresses, strict=True):
-            trigger.target_function = sink
+        addresses = [_address(sink.function, sink.place, self._layout.trigger) for sink in request.sinks]
+        for sink, address in zip(request.sinks, addresses, strict=True):
+            trigger.target_function = sink.function
             self._outbox.send(address, trigger.SerializeToString())
 
-    def _trigger_address(self, schedule: cb.DagSchedule, sink: str) -> str:
-        ip, _, tid = schedule.locations.get(sink, "").rpartition(":")
-        if not ip or not tid.isdecimal():
-            raise BadMessageError(f"the schedule names no executor for function {sink!r}")
-        return tcp(ip, self._layout.trigger + int(tid))
+
+@lru_cache(maxsize=1024)
+def _address(function: str, place: str, port: int) -> str:
+    """Of the executor thread at a place (`ip:tid`), whose port is so far from the first one's."""
+    ip, _, tid = place.rpartition(":")
+    if not ip or not tid.isdecimal():
+        raise BadMessageError(f"the schedule names no executor for function {function!r}")
+    return tcp(ip, port + int(tid))
 
 
 class _Failed:
