@@ -224,12 +224,18 @@ class EventForwarding:
         self._events.append(event)
         self._urgent |= urgent
 
-    def add_of_executor(self, event: StatusSeen | Suspected) -> None:
-        """An earlier status of the same executor is told first, so as not to be taken for a later one."""
-        seen_at = self._seen.pop(event.address, None)
-        if seen_at is not None:
-            self.add(Seen((event.address,), seen_at))
+    def status(self, event: StatusSeen) -> None:
+        """A status that changed something; it says all that an earlier one did."""
+        self._seen.pop(event.address, None)
         self.add(event)
+
+    def suspected(self, address: Address) -> None:
+        """Messages to it pile up. A status that came before is told first, so as not to be taken for one that
+        came since."""
+        seen_at = self._seen.pop(address, None)
+        if seen_at is not None:
+            self.add(Seen((address,), seen_at))
+        self.add(Suspected(address))
 
     def seen(self, address: Address, now: float) -> None:
         """A status changed nothing: one word about many of these is enough."""

@@ -39,7 +39,7 @@ from ray_sched.actors.front import (
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.lost_calls import LostCalls, destination_of
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen, Suspected
+from ray_sched.actors.messages import Booked, PinAnswered, Send, StatusSeen
 from ray_sched.actors.metering import is_wanted
 from ray_sched.actors.telling import Account, account
 from ray_sched.config import Config
@@ -549,7 +549,7 @@ class IngressLoop:
 
     def _tell_status(self, status: Status, now: float, seq: int, changed: bool) -> None:
         if changed:
-            self._events.add_of_executor(StatusSeen(status, seq, now))
+            self._events.status(StatusSeen(status, seq, now))
         else:
             self._events.seen(status.address, now)
 
@@ -564,7 +564,7 @@ class IngressLoop:
 
     def _on_unsendable(self, address: Address) -> None:
         self._table.suspect(address)
-        self._events.add_of_executor(Suspected(address))
+        self._events.suspected(address)
 
     # --- the table ---
 

@@ -247,7 +247,7 @@ class _Waiting:
     reference: cb.Dag.FunctionReference
     entry: int
     since_s: float
-    # These are made before the triggers come, since then there is hurry.
+    # These are made with it: when its last trigger comes, as a rule later, there is hurry.
     names: tuple[str, ...]
     sinks: tuple[Sink, ...]
     wanted: tuple[str, ...]

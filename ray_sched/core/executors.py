@@ -141,8 +141,8 @@ class ExecutorTable:
         return changed
 
     def _is_no_news(self, executor: Executor, status: Status) -> bool:
-        """Whether what follows would change nothing but times: of nearly all statuses it does not, and
-        thousands may come in a second."""
+        """Whether what follows would change nothing but the time and the utilization: of nearly all
+        statuses it does not, and thousands may come in a second."""
         functions = executor.functions
         return (
             status.running

@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
-ROUNDS: Final = 16
-"""Times that messages are waited for before anything else is looked at."""
+LARGE_BYTES: Final = 1 << 16
+"""Of a message: what came before it is not to wait until it is parsed."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
@@ -49,9 +49,10 @@ class Receiver:
     """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
 
     `begin` notes in the journal what is accepted, before anybody hears of it. Events go to `emit` as they
-    come; `hand_over` is called just before it waits for more. User messages go to `inbox` as they are.
-    A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and the like) costs its
-    sender the connection. Raises PortTakenError or ConfigError when a port cannot be bound.
+    come; `hand_over` is called before it waits for more, or takes what may take time. User messages go to
+    `inbox` as they are. A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and
+    the like) costs its sender the connection. Raises PortTakenError or ConfigError when a port cannot be
+    bound.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Receiver:
         begin: Callable[[Destination], int],
         inbox: deque[bytes],
         emit: Callable[[Event], None],
-        hand_over: Callable[[], None] = lambda: None,
+        hand_over: Callable[[], None],
         *,
         max_message_bytes: int,
         max_control_bytes: int,
@@ -87,6 +88,7 @@ class Receiver:
         """What tells of new connections to the ports for calls."""
         self._calls: list[zmq.Socket[bytes]] = []
         self._control: list[zmq.Socket[bytes]] = []
+        self._taken = 0
         self._left: dict[zmq.Socket[bytes], None] = {}
         """Those that have something which was not wanted when it came."""
         self._readiness: Readiness | None = None
@@ -128,7 +130,7 @@ class Receiver:
 
     def receive(self, timeout_s: float, *, calls: bool, control: bool) -> None:
         """Wait for messages and take those that are there: calls, or all but calls, where they are wanted.
-        Where these were all, further ones, for as long as `timeout_s` lasts.
+        Where these were few, and all, further ones, as long as `timeout_s` lasts.
 
         What is not wanted, since too much is queued already, stays in its socket, and then with its sender.
         """
@@ -137,9 +139,9 @@ class Receiver:
         for socket in [socket for socket in self._left if socket not in unwanted]:
             del self._left[socket]
             self._readiness.check(socket)
+        self._taken = 0
         until = time.monotonic() + timeout_s
-        for _ in range(ROUNDS):
-            self._hand_over()
+        while True:
             sockets, woken = self._readiness.wait(max(0.0, until - time.monotonic()))
             if woken:
                 os.eventfd_read(self._wake)
@@ -150,7 +152,9 @@ class Receiver:
             except BaseException:
                 self._readiness.check_all()  # what was not read says nothing of itself again
                 raise
-            if woken or not sockets or not all_taken:
+            finally:
+                self._hand_over()
+            if woken or not (sockets and all_taken) or self._taken >= AT_ONCE or time.monotonic() >= until:
                 return
 
     def _take(self, sockets: list[zmq.Socket[bytes]], unwanted: Container[zmq.Socket[bytes]]) -> bool:
@@ -178,6 +182,9 @@ class Receiver:
                 parts = receive(socket)
             except zmq.Again:
                 return True
+            self._taken += 1
+            if number or len(parts[0]) > LARGE_BYTES:
+                self._hand_over()
             try:
                 if len(parts) != 1:
                     raise BadMessageError(f"a message of {len(parts)} parts: send one")

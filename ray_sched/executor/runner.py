@@ -11,11 +11,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 from ray_sched.core.destination import Destination
-from ray_sched.core.execution import CallRequest, DagRequest, Run
+from ray_sched.core.execution import CallRequest, DagRequest, Run, Sink
 from ray_sched.errors import BadMessageError, ExecutionError, FunctionNotFoundError, TimedOutError
 from ray_sched.executor.answers import NOT_FOUND, Answers
 from ray_sched.executor.dependencies import Dependencies
@@ -240,19 +239,18 @@ class Runner:
         trigger.arguments.values.extend(map(to_value, result if type(result) is tuple else (result,)))
         if request.schedule.consistency != cb.NORMAL:
             dependencies.add_to(trigger)
-        addresses = [_address(sink.function, sink.place, self._layout.trigger) for sink in request.sinks]
+        addresses = [_address(sink, self._layout.trigger) for sink in request.sinks]
         for sink, address in zip(request.sinks, addresses, strict=True):
             trigger.target_function = sink.function
             self._outbox.send(address, trigger.SerializeToString())
 
 
-@lru_cache(maxsize=1024)
-def _address(function: str, place: str, port: int) -> str:
-    """Of the executor thread at a place (`ip:tid`), whose port is so far from the first one's."""
-    ip, _, tid = place.rpartition(":")
+def _address(sink: Sink, base_port: int) -> str:
+    """Where its trigger goes: the executor thread 0 of its machine takes triggers on `base_port`."""
+    ip, _, tid = sink.place.rpartition(":")
     if not ip or not tid.isdecimal():
-        raise BadMessageError(f"the schedule names no executor for function {function!r}")
-    return tcp(ip, port + int(tid))
+        raise BadMessageError(f"the schedule names no executor for function {sink.function!r}")
+    return tcp(ip, base_port + int(tid))
 
 
 class _Failed:

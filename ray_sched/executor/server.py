@@ -74,8 +74,6 @@ WAITING_LIMIT: Final = 100_000
 """Schedules, and triggers, that may wait for each other."""
 MESSAGE_LIMIT: Final = 10_000
 """User messages that wait to be received; further ones push the oldest out."""
-AT_ONCE: Final = 32
-"""Events that are handed to the run thread together, at most."""
 TICK_S: Final = 1.0
 POLL_S: Final = 0.2
 
@@ -119,7 +117,7 @@ class ExecutorServer:
         """What is to be handed to the run thread."""
         self._takes_calls = True
         self._triggers: deque[Key] = deque()
-        """Of those that are among the events: a run takes as long as user code does."""
+        """Of those that have arrived, or are among the events: a run takes as long as user code does."""
         self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
         self._journal_path = runtime_file(config, f"{self.ip}-{tid}.journal")
         self._threads: list[threading.Thread] = []
@@ -265,15 +263,13 @@ class ExecutorServer:
         if isinstance(event, TriggerArrived):
             self._triggers.append((event.trigger.id, event.trigger.target_function))
         self._arrived.append(event)
-        if len(self._arrived) >= AT_ONCE:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the run thread what has arrived. This wakes it: where that comes just before this thread
         waits, the other one does not have to wait for the interpreter's lock and be woken a second time."""
-        for event in self._arrived:
+        arrived, self._arrived = self._arrived, []
+        for event in arrived:
             self._events.put(event)
-        self._arrived.clear()
 
     def _begin(self, destination: Destination) -> int:
         return self._journal.begin(destination)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import zmq
@@ -28,6 +29,8 @@ class Heard:
         self.noted: list[Destination] = []
         self.inbox: deque[bytes] = deque()
         self.faulty_key = ""
+        self.arrived: list[Event] = []
+        self.on_arrival: Callable[[], object] = lambda: None
         self.receiver = Receiver(
             self.context,
             IP,
@@ -35,11 +38,20 @@ class Heard:
             WIDE,
             self.note,
             self.inbox,
-            self.events.append,
+            self.emit,
+            self.hand_over,
             max_message_bytes=100_000,
             max_control_bytes=1_000,
             max_name_bytes=100,
         )
+
+    def emit(self, event: Event) -> None:
+        self.arrived.append(event)
+        self.on_arrival()
+
+    def hand_over(self) -> None:
+        self.events += self.arrived
+        self.arrived.clear()
 
     def note(self, destination: Destination) -> int:
         if self.faulty_key and destination.key == self.faulty_key:
@@ -101,8 +113,33 @@ def test_a_fault_costs_one_message_and_no_other(heard: Heard, pusher: Pusher) ->
         pusher.push(tcp(IP, WIDE.call + TID), call.SerializeToString())
     with pytest.raises(RuntimeError, match="a fault of ours"):
         heard.until(4)
+    assert [event.entry for event in heard.events if isinstance(event, CallArrived)] == [1]
     heard.until(3)
     assert [destination.key for destination in heard.noted] == ["0", "2", "3"]
+
+
+def test_it_looks_at_other_things_though_messages_come_without_end(heard: Heard, pusher: Pusher) -> None:
+    address = tcp(IP, WIDE.unpin + TID)
+    heard.on_arrival = partial(pusher.push, address, b"next")
+    pusher.push(address, b"first")
+    heard.receiver.receive(10.0, calls=True, control=True)
+    assert 1 <= len(heard.events) <= AT_ONCE
+    assert heard.arrived == []
+
+
+def test_what_came_before_a_large_message_does_not_wait_for_it(heard: Heard, pusher: Pusher) -> None:
+    trigger = cb.DagTrigger(id="call", target_function="f")
+    handed_over: list[int] = []
+    heard.on_arrival = lambda: handed_over.append(len(heard.events))
+    pusher.push(tcp(IP, WIDE.trigger + TID), trigger.SerializeToString())
+    large = cb.FunctionCall(
+        name="f", response_key="key", arguments={"values": [cb.Value(body=b"x" * 80_000)]}
+    )
+    pusher.push(tcp(IP, WIDE.call + TID), large.SerializeToString())
+    while len(heard.receiver._left) < 2:  # until both are there
+        heard.receiver.receive(0.05, calls=False, control=True)
+    heard.until(2)
+    assert handed_over == [0, 1]
 
 
 def test_user_messages_go_to_the_inbox_unread(heard: Heard, pusher: Pusher) -> None:
