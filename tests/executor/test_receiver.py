@@ -123,7 +123,8 @@ def test_it_looks_at_other_things_though_messages_come_without_end(heard: Heard,
     heard.on_arrival = partial(pusher.push, address, b"next")
     pusher.push(address, b"first")
     heard.receiver.receive(10.0, calls=True, control=True)
-    assert 1 <= len(heard.events) <= AT_ONCE
+    # The last look was made with fewer than so many, and takes so many at most.
+    assert 1 <= len(heard.events) < 2 * AT_ONCE
     assert heard.arrived == []
 
 
