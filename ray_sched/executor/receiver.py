@@ -6,9 +6,8 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sized
 from typing import Final
 
 import zmq
@@ -42,17 +41,21 @@ AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
 LARGE_BYTES: Final = 1 << 16
 """Of a message: what came before it is not to wait until it is parsed."""
+MESSAGES_AT_ONCE: Final = 10_000
+"""User messages that are taken before whoever asks for them goes on."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
 class Receiver:
-    """Binds the seven ports and turns messages into events. For the I/O thread, but for `wake`.
+    """Binds the seven ports and turns messages into events, in the thread that asks for them.
 
     `begin` notes in the journal what is accepted, before anybody hears of it. Events go to `emit` as they
-    come; `hand_over` is called before it waits for more, or takes what may take time. User messages go to
-    `inbox` as they are. A larger message than `max_message_bytes` (or `max_control_bytes`, for pins and
-    the like) costs its sender the connection. Raises PortTakenError or ConfigError when a port cannot be
-    bound.
+    come, user messages to `inbox` as they are. A larger message than `max_message_bytes` (or
+    `max_control_bytes`, for pins and the like) costs its sender the connection. Raises PortTakenError or
+    ConfigError when a port cannot be bound.
+
+    Rule: one thread receives at a time, and only it touches the sockets, but for the one of user messages,
+    which has a lock of its own: functions read it, too.
     """
 
     def __init__(
@@ -64,7 +67,6 @@ class Receiver:
         begin: Callable[[Destination], int],
         inbox: deque[bytes],
         emit: Callable[[Event], None],
-        hand_over: Callable[[], None],
         *,
         max_message_bytes: int,
         max_control_bytes: int,
@@ -78,17 +80,28 @@ class Receiver:
         self._begin = begin
         self._inbox = inbox
         self._emit = emit
-        self._hand_over = hand_over
         self._complaints = Complaints(logger)
         self._lock = threading.Lock()
+        """Of the wake-up descriptor."""
+        self._turn = threading.Lock()
+        """Whoever has it receives."""
+        self._claimed = False
+        """Whether somebody waits for that."""
+        self._message_turn = threading.Lock()
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._takers: dict[zmq.Socket[bytes], Callable[[bytes], None]] = {}
         self._monitors: dict[zmq.Socket[bytes], Connections] = {}
         """What tells of new connections to the ports for calls."""
         self._calls: list[zmq.Socket[bytes]] = []
-        self._control: list[zmq.Socket[bytes]] = []
+        self._work: list[zmq.Socket[bytes]] = []
+        """All but the one of user messages, which may always be taken."""
+        self._messages: zmq.Socket[bytes]
+        """The port of user messages."""
         self._taken = 0
+        """Messages of this look."""
+        self._large: deque[tuple[zmq.Socket[bytes], list[bytes]]] = deque()
+        """What is taken next, now that what came before it is handed over."""
         self._left: dict[zmq.Socket[bytes], None] = {}
         """Those that have something which was not wanted when it came."""
         self._readiness: Readiness | None = None
@@ -102,7 +115,7 @@ class Receiver:
             layout.unpin: self._on_unpin,
             layout.pin: self._on_pin,
             layout.depart: self._on_depart,
-            layout.user_message: self._inbox.append,
+            layout.user_message: inbox.append,
         }
         try:
             for base, take in {**work, **control}.items():
@@ -113,7 +126,12 @@ class Receiver:
                     context, ip, base + tid, HOLDERS, max_message_bytes=limit, keys=keys, admits=admits
                 )
                 self._takers[socket] = take
-                (self._control if base in control else self._calls).append(socket)
+                if base == layout.user_message:
+                    self._messages = socket
+                else:
+                    self._work.append(socket)
+                    if base in work:
+                        self._calls.append(socket)
                 if base in (layout.call, layout.schedule):
                     self._monitors[socket.get_monitor_socket(connections.EVENTS)] = Connections()
             self._turns = {socket: turn for turn, socket in enumerate([*self._takers, *self._monitors])}
@@ -123,58 +141,90 @@ class Receiver:
             raise
 
     def wake(self) -> None:
-        """Make `receive` return soon. Any thread may call this."""
+        """Make whoever receives leave off soon. Any thread may call this."""
         with self._lock:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
 
-    def receive(self, timeout_s: float, *, calls: bool, control: bool) -> None:
+    def receive(self, timeout_s: float, *, calls: bool, control: bool, pending: Sized = ()) -> None:
         """Wait for messages and take those that are there: calls, or all but calls, where they are wanted.
-        Where these were few, and all, further ones, as long as `timeout_s` lasts.
+        It may return with none before the time is over, and waits for none where `pending` has something:
+        another thread that receives is made to leave off, and may have left something there.
 
         What is not wanted, since too much is queued already, stays in its socket, and then with its sender.
         """
+        if not self._turn.acquire(blocking=False):
+            self._claimed = True
+            self.wake()
+            taken = self._turn.acquire(timeout=timeout_s)
+            self._claimed = False
+            if not taken:
+                return
+        try:
+            if not pending:
+                self._receive(timeout_s, calls, control)
+        finally:
+            self._turn.release()
+
+    def stand_in(self, timeout_s: float, *, calls: bool, control: bool) -> None:
+        """`receive`, unless another thread does."""
+        if not self._claimed and self._turn.acquire(blocking=False):
+            try:
+                self._receive(timeout_s, calls, control)
+            finally:
+                self._turn.release()
+
+    def take_messages(self) -> None:
+        """Take the user messages that are there, without waiting. Any thread may call this."""
+        with self._message_turn:
+            if not self._closed and has_message(self._messages):
+                self._take_messages(MESSAGES_AT_ONCE)
+
+    def _receive(self, timeout_s: float, calls: bool, control: bool) -> None:
+        if self._closed:
+            return
         assert self._readiness is not None
-        unwanted = () if calls and control else self._calls if control else self._takers
+        unwanted = () if calls and control else self._calls if control else self._work
         for socket in [socket for socket in self._left if socket not in unwanted]:
             del self._left[socket]
             self._readiness.check(socket)
         self._taken = 0
-        until = time.monotonic() + timeout_s
-        while True:
-            sockets, woken = self._readiness.wait(max(0.0, until - time.monotonic()))
-            if woken:
-                os.eventfd_read(self._wake)
-            elif not sockets:
-                self._readiness.check_all()  # should a descriptor ever have said nothing
-            try:
-                all_taken = self._take(sockets, unwanted)
-            except BaseException:
-                self._readiness.check_all()  # what was not read says nothing of itself again
-                raise
-            finally:
-                self._hand_over()
-            if woken or not (sockets and all_taken) or self._taken >= AT_ONCE or time.monotonic() >= until:
-                return
+        if self._large:
+            timeout_s = 0.0
+            self._take_large()
+        sockets, woken = self._readiness.wait(timeout_s)
+        if woken:
+            os.eventfd_read(self._wake)
+        elif not sockets and timeout_s:
+            self._readiness.check_all()  # should a descriptor ever have said nothing
+        try:
+            self._take(sockets, unwanted)
+        except BaseException:
+            self._readiness.check_all()  # what was not read says nothing of itself again
+            raise
 
-    def _take(self, sockets: list[zmq.Socket[bytes]], unwanted: Container[zmq.Socket[bytes]]) -> bool:
-        """Take what is wanted of these, in their order; whether that was all."""
+    def _take(self, sockets: list[zmq.Socket[bytes]], unwanted: Container[zmq.Socket[bytes]]) -> None:
+        """Take what is wanted of these, in their order."""
         assert self._readiness is not None
         if len(sockets) > 1:
             sockets.sort(key=self._turns.__getitem__)
-        all_taken = True
         for socket in sockets:
             if socket in unwanted:
                 if self._readiness.leave(socket):
                     self._left[socket] = None
-            elif not (self._take_all(socket) if socket in self._takers else self._on_connections(socket)):
+                continue
+            if socket is self._messages:
+                with self._message_turn:
+                    all_taken = self._take_messages(AT_ONCE)
+            elif socket in self._takers:
+                all_taken = self._take_all(socket)
+            else:
+                all_taken = self._on_connections(socket)
+            if not all_taken:
                 self._readiness.check(socket)
-                all_taken = False
-        return all_taken
 
     def _take_all(self, socket: zmq.Socket[bytes]) -> bool:
         """Take the messages of a port, so many at once; whether these were all."""
-        take = self._takers[socket]
         for number in range(AT_ONCE):
             try:
                 if number == 1 and not has_message(socket):
@@ -183,20 +233,41 @@ class Receiver:
             except zmq.Again:
                 return True
             self._taken += 1
-            if number or len(parts[0]) > LARGE_BYTES:
-                self._hand_over()
-            try:
-                if len(parts) != 1:
-                    raise BadMessageError(f"a message of {len(parts)} parts: send one")
-                take(parts[0])
-            except (BadMessageError, DecodeError) as error:
-                self.bad_messages += 1
-                self._complaints.add("A message was dropped", error)
+            if self._taken > 1 and len(parts[0]) > LARGE_BYTES:
+                self._large.append((socket, parts))
+                return False
+            self._take_one(socket, parts)
         return False
 
+    def _take_messages(self, at_once: int) -> bool:
+        """`_take_all` for user messages. Whoever has their turn may call this."""
+        for _ in range(at_once):
+            try:
+                parts = receive(self._messages)
+            except zmq.Again:
+                return True
+            self._take_one(self._messages, parts)
+        return False
+
+    def _take_large(self) -> None:
+        while self._large:
+            self._take_one(*self._large.popleft())
+
+    def _take_one(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
+        try:
+            if len(parts) != 1:
+                raise BadMessageError(f"a message of {len(parts)} parts: send one")
+            self._takers[socket](parts[0])
+        except (BadMessageError, DecodeError) as error:
+            self.bad_messages += 1
+            self._complaints.add("A message was dropped", error)
+
     def close(self) -> None:
-        """Free the ports, also where the context ends meanwhile: that waits for it."""
-        with self._lock:
+        """Free the ports, also where the context ends meanwhile: that waits for it. Again is harmless."""
+        self.wake()
+        with self._turn, self._message_turn, self._lock:
+            if self._closed:
+                return
             self._closed = True
             for socket in self._takers:
                 with contextlib.suppress(zmq.ContextTerminated):

@@ -1,16 +1,16 @@
 """An executor thread: its parts put together, on two threads of its own.
 
-The I/O thread owns the ports: it takes what comes in, also while user code runs, and tells how the
-executor is. The run thread owns everything else: it joins schedules and triggers, runs user code,
-and sends what follows from it itself, so that there is one thread hand-over from the last message
-of a call to user code, and none from there to the next executor.
+The run thread joins schedules and triggers, runs user code, and sends what follows from it. While it has
+nothing else to do it receives, too: from the last message of a call to user code, and from there to the
+next executor, nothing is handed to another thread. The I/O thread tells how the executor is, and stands
+in at the ports while the run thread is busy for long. User code runs in the run thread alone, since it may
+use what belongs to one thread.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import random
 import threading
 import time
@@ -76,6 +76,8 @@ MESSAGE_LIMIT: Final = 10_000
 """User messages that wait to be received; further ones push the oldest out."""
 TICK_S: Final = 1.0
 POLL_S: Final = 0.2
+BUSY_S: Final = 0.05
+"""How long the run thread may be busy before the I/O thread stands in for it at the ports."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,17 @@ class ExecutorServer:
         self._config = config
         self._on_stuck = on_stuck
         self._on_departed = on_departed
-        self._events: queue.SimpleQueue[Event | _Changed | None] = queue.SimpleQueue()
-        self._arrived: list[Event] = []
-        """What is to be handed to the run thread."""
+        self._events: deque[Event | _Changed] = deque()
+        """What the run thread has not taken in yet."""
+        self._busy_since: float | None = None
+        """When the run thread began to do something else than to receive."""
         self._takes_calls = True
         self._triggers: deque[Key] = deque()
         """Of those that have arrived, or are among the events: a run takes as long as user code does."""
         self._inbox: deque[bytes] = deque(maxlen=MESSAGE_LIMIT)
         self._journal_path = runtime_file(config, f"{self.ip}-{tid}.journal")
         self._threads: list[threading.Thread] = []
-        self._stopping = False
+        self._stopping = threading.Event()
         self._abandoned = False
         self._loading: Load | None = None
         self._last_work = time.monotonic()
@@ -157,7 +160,6 @@ class ExecutorServer:
                 self._begin,
                 self._inbox,
                 self._on_arrival,
-                self._hand_over,
                 max_message_bytes=2 * config.scheduler.max_message_bytes,
                 max_control_bytes=config.scheduler.max_control_bytes,
                 max_name_bytes=config.scheduler.max_name_bytes,
@@ -175,7 +177,15 @@ class ExecutorServer:
         self._outbox = Outbox(self._context, keys)
         patience_s = config.kvs.timeout_s * (config.kvs.retries + 1)
         self._answers = Answers(self._kvs, self._outbox, self._journal, patience_s, self.history)
-        library = UserLibrary(self.ip, self.tid, config.ports, self._kvs, self._outbox.send, self._inbox)
+        library = UserLibrary(
+            self.ip,
+            self.tid,
+            config.ports,
+            self._kvs,
+            self._outbox.send,
+            self._inbox,
+            self._receiver.take_messages,
+        )
         self._functions = Functions(self._kvs, library)
         self._execution = Execution(
             max_functions=config.functions_per_executor,
@@ -201,7 +211,8 @@ class ExecutorServer:
             rng=random.Random(),
             history=self.history,
         )
-        for name, target in (("io", self._receive), ("run", self._work)):
+        self._busy_since = time.monotonic()
+        for name, target in (("io", self._watch), ("run", self._work)):
             thread = threading.Thread(target=target, name=f"executor-{self.tid}-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -232,7 +243,7 @@ class ExecutorServer:
 
     def depart(self) -> None:
         """Take no more pins, finish what is here, and leave, as when the management node says so."""
-        self._events.put(DepartArrived())
+        self._tell(DepartArrived())
 
     def open_calls(self) -> OpenCalls:
         """How it stands with the calls that were taken on and are not done."""
@@ -247,12 +258,11 @@ class ExecutorServer:
         User code that is running is not waited for longer than that: its thread goes on until it
         returns, and its call is answered by the next process. Again is harmless.
         """
-        if self._stopping or not self._threads:
+        if self._stopping.is_set() or not self._threads:
             return
-        self._stopping = True
+        self._stopping.set()
         deadline = time.monotonic() + timeout_s
         self._receiver.wake()
-        self._events.put(None)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._threads[-1].is_alive():
@@ -262,14 +272,12 @@ class ExecutorServer:
     def _on_arrival(self, event: Event) -> None:
         if isinstance(event, TriggerArrived):
             self._triggers.append((event.trigger.id, event.trigger.target_function))
-        self._arrived.append(event)
+        self._events.append(event)
 
-    def _hand_over(self) -> None:
-        """Give the run thread what has arrived. This wakes it: where that comes just before this thread
-        waits, the other one does not have to wait for the interpreter's lock and be woken a second time."""
-        arrived, self._arrived = self._arrived, []
-        for event in arrived:
-            self._events.put(event)
+    def _tell(self, event: Event | _Changed) -> None:
+        """Something that did not come over a port. From any thread."""
+        self._events.append(event)
+        self._receiver.wake()
 
     def _begin(self, destination: Destination) -> int:
         return self._journal.begin(destination)
@@ -281,21 +289,23 @@ class ExecutorServer:
 
     # The I/O thread.
 
-    def _receive(self) -> None:
+    def _watch(self) -> None:
         try:
-            self._receive_until_stopped()
+            self._watch_until_stopped()
         finally:
             self._receiver.close()
 
-    def _receive_until_stopped(self) -> None:
+    def _watch_until_stopped(self) -> None:
         config = self._config.executor
         now = time.monotonic()
         next_report, next_reload = now + config.status_period_s, now + config.reload_period_s
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
-                queued = self._events.qsize()
-                calls = self._takes_calls = queued + self._execution.queued <= QUEUE_LIMIT
-                self._receiver.receive(POLL_S, calls=calls, control=queued <= 2 * QUEUE_LIMIT)
+                busy_since = self._busy_since
+                if busy_since is not None and now - busy_since >= BUSY_S:
+                    self._receiver.stand_in(POLL_S, **self._wanted())
+                else:
+                    self._stopping.wait(BUSY_S)
                 now = time.monotonic()
                 if now >= next_report:
                     next_report = now + config.status_period_s
@@ -307,10 +317,16 @@ class ExecutorServer:
                 since = self._functions.loading_since
                 if since is not None and now - since > config.load_timeout_s:
                     self._give_up_loading()
-                    return
+                    self._stopping.wait()
             except Exception:
-                if not self._stopping:
+                if not self._stopping.is_set():
                     logger.exception("The I/O thread of executor %s:%d goes on", self.ip, self.tid)
+
+    def _wanted(self) -> dict[str, bool]:
+        """What may be received, so that not too much is queued."""
+        queued = len(self._events)
+        self._takes_calls = queued + self._execution.queued <= QUEUE_LIMIT
+        return {"calls": self._takes_calls, "control": queued <= 2 * QUEUE_LIMIT}
 
     def _look_for_changes(self) -> None:
         names = {PREFIX + name: name for name in self._functions.names()}
@@ -323,7 +339,7 @@ class ExecutorServer:
                     if lattice is not None and self._functions.is_stale(names[key], stored_value(lattice))
                 )
                 if changed:
-                    self._events.put(_Changed(changed))
+                    self._tell(_Changed(changed))
 
         if names:
             self._kvs.get_many_future(names).add_done_callback(on_read)
@@ -366,38 +382,41 @@ class ExecutorServer:
             self._counts["recovered"] += 1
             self._answers.ended(destination, entry)
         next_tick = time.monotonic() + TICK_S
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
-                event = self._next_event(next_tick)
+                if not self._events:
+                    self._await_events(next_tick)
+                self._take_in_all()
                 now = time.monotonic()
-                if event is not None:
-                    self._take_in(event)
                 if now >= next_tick:
                     next_tick = now + TICK_S
                     self._handle(Tick())
                     self._answers.try_again()
-                while not (self._stopping or left) and (work := self._execution.next_work()) is not None:
+                while (
+                    not (left or self._stopping.is_set())
+                    and (work := self._execution.next_work()) is not None
+                ):
                     self._do(work)
                     left = isinstance(work, Leave)
                     self._take_in_all()
             except Exception:
-                if not self._stopping:
+                if not self._stopping.is_set():
                     logger.exception("The run thread of executor %s:%d goes on", self.ip, self.tid)
 
-    def _next_event(self, until: float) -> Event | _Changed | None:
+    def _await_events(self, until: float) -> None:
+        """Receive, until then at the longest."""
+        self._busy_since = None
         try:
-            return self._events.get(timeout=max(0.0, until - time.monotonic()))
-        except queue.Empty:
-            return None
+            timeout_s = min(POLL_S, max(0.0, until - time.monotonic()))
+            self._receiver.receive(timeout_s, **self._wanted(), pending=self._events)
+        finally:
+            self._busy_since = time.monotonic()
 
     def _take_in_all(self) -> None:
         for _ in range(QUEUE_LIMIT):
-            try:
-                event = self._events.get_nowait()
-            except queue.Empty:
+            if not self._events:
                 return
-            if event is not None:
-                self._take_in(event)
+            self._take_in(self._events.popleft())
 
     def _take_in(self, event: Event | _Changed) -> None:
         if isinstance(event, TriggerArrived):
@@ -468,6 +487,7 @@ class ExecutorServer:
             ended = self._runner.run(run)
         finally:
             # Messages that a request did not take end with it, as in the legacy system.
+            self._receiver.take_messages()
             self._inbox.clear()
             self._handle(Finished(run, ended))
         if isinstance(run.requests[0], CallRequest):

@@ -22,7 +22,7 @@ class UserLibrary:
     """The key-value store and messages between executor threads, for functions.
 
     Functions may start threads that use it, too. `send` hands bytes to an address without waiting;
-    `inbox` is where messages arrive.
+    `inbox` is where messages arrive, and `look` puts there those that nobody has received yet.
     """
 
     def __init__(
@@ -33,12 +33,14 @@ class UserLibrary:
         kvs: KvsClient,
         send: Callable[[str, bytes], None],
         inbox: deque[bytes],
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._id = (ip, tid)
         self._port = layout.user_message
         self._kvs = kvs
         self._send = send
         self._inbox = inbox
+        self._look = look
 
     def get(self, ref: str | list[str], deserialize: bool = True) -> Any:
         """The value at a key, None where there is none; for a list of keys a dictionary.
@@ -81,6 +83,7 @@ class UserLibrary:
         Raises BadMessageError when one of them is no message of a function; it is taken out.
         """
         messages: list[tuple[Address, bytes]] = []
+        self._look()
         while True:
             try:
                 raw = self._inbox.popleft()

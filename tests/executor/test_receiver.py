@@ -10,7 +10,14 @@ import pytest
 import zmq
 
 from ray_sched.core.destination import Destination
-from ray_sched.core.execution import CallArrived, DepartArrived, Event, PinArrived, UnpinArrived
+from ray_sched.core.execution import (
+    CallArrived,
+    DepartArrived,
+    Event,
+    PinArrived,
+    TriggerArrived,
+    UnpinArrived,
+)
 from ray_sched.executor.receiver import AT_ONCE, Receiver
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
@@ -29,7 +36,6 @@ class Heard:
         self.noted: list[Destination] = []
         self.inbox: deque[bytes] = deque()
         self.faulty_key = ""
-        self.arrived: list[Event] = []
         self.on_arrival: Callable[[], object] = lambda: None
         self.receiver = Receiver(
             self.context,
@@ -39,19 +45,14 @@ class Heard:
             self.note,
             self.inbox,
             self.emit,
-            self.hand_over,
             max_message_bytes=100_000,
             max_control_bytes=1_000,
             max_name_bytes=100,
         )
 
     def emit(self, event: Event) -> None:
-        self.arrived.append(event)
+        self.events.append(event)
         self.on_arrival()
-
-    def hand_over(self) -> None:
-        self.events += self.arrived
-        self.arrived.clear()
 
     def note(self, destination: Destination) -> int:
         if self.faulty_key and destination.key == self.faulty_key:
@@ -122,25 +123,111 @@ def test_it_looks_at_other_things_though_messages_come_without_end(heard: Heard,
     address = tcp(IP, WIDE.unpin + TID)
     heard.on_arrival = partial(pusher.push, address, b"next")
     pusher.push(address, b"first")
-    heard.receiver.receive(10.0, calls=True, control=True)
-    # The last look was made with fewer than so many, and takes so many at most.
-    assert 1 <= len(heard.events) < 2 * AT_ONCE
-    assert heard.arrived == []
+    while not heard.events:
+        heard.receiver.receive(10.0, calls=True, control=True)
+    assert 1 <= len(heard.events) <= AT_ONCE
 
 
 def test_what_came_before_a_large_message_does_not_wait_for_it(heard: Heard, pusher: Pusher) -> None:
     trigger = cb.DagTrigger(id="call", target_function="f")
-    handed_over: list[int] = []
-    heard.on_arrival = lambda: handed_over.append(len(heard.events))
     pusher.push(tcp(IP, WIDE.trigger + TID), trigger.SerializeToString())
     large = cb.FunctionCall(
         name="f", response_key="key", arguments={"values": [cb.Value(body=b"x" * 80_000)]}
     )
     pusher.push(tcp(IP, WIDE.call + TID), large.SerializeToString())
     while len(heard.receiver._left) < 2:  # until both are there
-        heard.receiver.receive(0.05, calls=False, control=True)
-    heard.until(2)
-    assert handed_over == [0, 1]
+        heard.receiver.receive(0.05, calls=False, control=False)
+    heard.receiver.receive(1.0, calls=True, control=True)
+    assert (heard.events, heard.noted) == ([TriggerArrived(trigger)], [])
+    heard.receiver.receive(1.0, calls=True, control=True)
+    assert heard.events[1:] == [CallArrived(large, 1)]
+
+
+class LookedAt(list[Event]):
+    """Says that something is pending, and whether it was asked."""
+
+    looked_at = False
+
+    def __len__(self) -> int:
+        self.looked_at = True
+        return 1
+
+
+def test_who_stands_in_gives_way_to_who_has_to_receive(heard: Heard, pusher: Pusher) -> None:
+    began, over = threading.Event(), threading.Event()
+    heard.on_arrival = began.set
+
+    def stand_in() -> None:
+        while not over.is_set():
+            heard.receiver.stand_in(60.0, calls=True, control=True)
+
+    standing_in = threading.Thread(target=stand_in)
+    standing_in.start()
+    pusher.push(tcp(IP, WIDE.unpin + TID), b"f")
+    assert began.wait(10.0)
+    left = LookedAt()
+    heard.receiver.receive(10.0, calls=True, control=True, pending=left)
+    assert left.looked_at, "it never was the turn of the one that has to receive"
+    over.set()
+    heard.receiver.wake()
+    standing_in.join(10.0)
+    assert not standing_in.is_alive()
+
+
+def test_what_is_pending_is_not_waited_on(heard: Heard, pusher: Pusher) -> None:
+    pusher.push(tcp(IP, WIDE.unpin + TID), b"f")
+    pending = heard.until(1).copy()
+    pusher.push(tcp(IP, WIDE.unpin + TID), b"g")
+    heard.receiver.receive(60.0, calls=True, control=True, pending=pending)
+    assert heard.events == pending
+    assert heard.until(2) == [UnpinArrived("f"), UnpinArrived("g")]
+
+
+def test_nobody_stands_in_for_who_receives(heard: Heard, pusher: Pusher) -> None:
+    stood_in: list[bool] = []
+
+    def stand_in() -> None:
+        heard.receiver.stand_in(60.0, calls=True, control=True)
+        stood_in.append(True)
+
+    def meanwhile() -> None:
+        thread = threading.Thread(target=stand_in)
+        thread.start()
+        thread.join(10.0)
+
+    heard.on_arrival = meanwhile
+    pusher.push(tcp(IP, WIDE.unpin + TID), b"f")
+    heard.until(1)
+    assert stood_in == [True]
+
+
+def test_a_function_takes_its_messages_itself_also_while_another_thread_receives(
+    heard: Heard, pusher: Pusher
+) -> None:
+    over = threading.Event()
+
+    def receive() -> None:
+        while not over.is_set():
+            heard.receiver.receive(60.0, calls=True, control=True)
+
+    def takes(content: bytes) -> None:
+        pusher.push(tcp(IP, WIDE.user_message + TID), content)
+        while not heard.inbox:
+            heard.receiver.take_messages()
+        assert heard.inbox.popleft() == content
+
+    takes(b"nobody receives")
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    for number in range(20):
+        takes(b"somebody receives %d" % number)
+    over.set()
+    heard.receiver.wake()
+    receiving.join(10.0)
+    assert not receiving.is_alive()
+    heard.receiver.close()
+    heard.receiver.take_messages()
+    assert not heard.inbox
 
 
 def test_user_messages_go_to_the_inbox_unread(heard: Heard, pusher: Pusher) -> None:

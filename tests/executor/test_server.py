@@ -400,6 +400,25 @@ def test_a_call_whose_trigger_came_during_another_run_waits_for_nobody(bench: Be
     assert not executor._triggers
 
 
+def test_functions_run_in_one_thread_whoever_received_their_calls(bench: Bench, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def hold(library: Any) -> int:
+        until(go.exists)
+        return threading.get_ident()
+
+    bench.register("hold", hold)
+    bench.register("short", lambda library: threading.get_ident())
+    executor = bench.start()
+    thread = bench.result(bench.call("short"))
+    held = bench.call("hold")
+    until(lambda: held in executor.open_calls().active)
+    during = bench.call("short")
+    until(lambda: during in executor.open_calls().active)
+    go.touch()
+    assert [bench.result(key) for key in (held, during, bench.call("short"))] == [thread] * 3
+
+
 def test_an_executor_that_takes_nothing_in_may_have_any_trigger_in_its_socket(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
