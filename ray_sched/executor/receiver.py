@@ -41,8 +41,10 @@ AT_ONCE: Final = 200
 """Messages that are taken from one port before the others have their turn."""
 LARGE_BYTES: Final = 1 << 16
 """Of a message: what came before it is not to wait until it is parsed."""
-MESSAGES_AT_ONCE: Final = 10_000
+MESSAGES_AT_ONCE: Final = 100_000
 """User messages that are taken before whoever asks for them goes on."""
+TURN_S: Final = 1.0
+"""How long to wait for another thread to leave off: it does so after the message that it has before it."""
 HOLDERS: Final = "another executor with this thread id on the same address, or one that is still stopping,"
 
 
@@ -87,6 +89,8 @@ class Receiver:
         """Whoever has it receives."""
         self._claimed = False
         """Whether somebody waits for that."""
+        self._stands_in = False
+        """Whether what is taken is handed to another thread at once."""
         self._message_turn = threading.Lock()
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -101,7 +105,8 @@ class Receiver:
         self._taken = 0
         """Messages of this look."""
         self._large: deque[tuple[zmq.Socket[bytes], list[bytes]]] = deque()
-        """What is taken next, now that what came before it is handed over."""
+        """What is taken one by one, after what came before it was handed over."""
+        self._process = os.getpid()
         self._left: dict[zmq.Socket[bytes], None] = {}
         """Those that have something which was not wanted when it came."""
         self._readiness: Readiness | None = None
@@ -140,6 +145,11 @@ class Receiver:
             self.close()
             raise
 
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing to receive any more."""
+        return self._closed
+
     def wake(self) -> None:
         """Make whoever receives leave off soon. Any thread may call this."""
         with self._lock:
@@ -147,7 +157,7 @@ class Receiver:
                 os.eventfd_write(self._wake, 1)
 
     def receive(self, timeout_s: float, *, calls: bool, control: bool, pending: Sized = ()) -> None:
-        """Wait for messages and take those that are there: calls, or all but calls, where they are wanted.
+        """Wait for messages and take those that are there: calls, or what else is work, where it is wanted.
         It may return with none before the time is over, and waits for none where `pending` has something:
         another thread that receives is made to leave off, and may have left something there.
 
@@ -156,27 +166,39 @@ class Receiver:
         if not self._turn.acquire(blocking=False):
             self._claimed = True
             self.wake()
-            taken = self._turn.acquire(timeout=timeout_s)
+            taken = self._turn.acquire(timeout=TURN_S)
             self._claimed = False
             if not taken:
                 return
         try:
-            if not pending:
+            if self._large:
+                self._take_one(*self._large.popleft())
+            elif not pending:
                 self._receive(timeout_s, calls, control)
         finally:
             self._turn.release()
 
     def stand_in(self, timeout_s: float, *, calls: bool, control: bool) -> None:
-        """`receive`, unless another thread does."""
-        if not self._claimed and self._turn.acquire(blocking=False):
-            try:
-                self._receive(timeout_s, calls, control)
-            finally:
-                self._turn.release()
+        """`receive`, unless another thread does, and until one wants to."""
+        if self._claimed or not self._turn.acquire(blocking=False):
+            return
+        self._stands_in = True
+        try:
+            while self._large:
+                self._take_one(*self._large.popleft())
+            self._receive(timeout_s, calls, control)
+        finally:
+            self._stands_in = False
+            self._turn.release()
 
     def take_messages(self) -> None:
-        """Take the user messages that are there, without waiting. Any thread may call this."""
-        with self._message_turn:
+        """Take the user messages that are there, without waiting. Any thread may call this.
+
+        Nothing is done where a function has forked: a socket that another process has never answers.
+        """
+        if os.getpid() != self._process:
+            return
+        with self._message_turn, contextlib.suppress(zmq.ContextTerminated):
             if not self._closed and has_message(self._messages):
                 self._take_messages(MESSAGES_AT_ONCE)
 
@@ -189,9 +211,6 @@ class Receiver:
             del self._left[socket]
             self._readiness.check(socket)
         self._taken = 0
-        if self._large:
-            timeout_s = 0.0
-            self._take_large()
         sockets, woken = self._readiness.wait(timeout_s)
         if woken:
             os.eventfd_read(self._wake)
@@ -233,10 +252,12 @@ class Receiver:
             except zmq.Again:
                 return True
             self._taken += 1
-            if self._taken > 1 and len(parts[0]) > LARGE_BYTES:
+            if self._taken > 1 and len(parts[0]) > LARGE_BYTES and not self._stands_in:
                 self._large.append((socket, parts))
                 return False
             self._take_one(socket, parts)
+            if self._claimed:
+                return False
         return False
 
     def _take_messages(self, at_once: int) -> bool:
@@ -248,10 +269,6 @@ class Receiver:
                 return True
             self._take_one(self._messages, parts)
         return False
-
-    def _take_large(self) -> None:
-        while self._large:
-            self._take_one(*self._large.popleft())
 
     def _take_one(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
         try:

@@ -69,7 +69,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 10_000
 """Events and calls that wait for the run thread before calls are left in their sockets; of twice as many,
-everything is."""
+everything is but user messages."""
 WAITING_LIMIT: Final = 100_000
 """Schedules, and triggers, that may wait for each other."""
 MESSAGE_LIMIT: Final = 10_000
@@ -77,7 +77,8 @@ MESSAGE_LIMIT: Final = 10_000
 TICK_S: Final = 1.0
 POLL_S: Final = 0.2
 BUSY_S: Final = 0.05
-"""How long the run thread may be busy before the I/O thread stands in for it at the ports."""
+"""How long the run thread may be busy before the I/O thread stands in for it at the ports; it looks as
+often as that."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,12 @@ class ExecutorServer:
     def _watch(self) -> None:
         try:
             self._watch_until_stopped()
+            # What came while the run thread was busy is answered with the rest.
+            self._receiver.stand_in(0.0, calls=True, control=True)
+        except zmq.ContextTerminated:
+            pass  # the run thread was not busy, and has ended
+        except Exception:
+            logger.exception("The I/O thread of executor %s:%d ends", self.ip, self.tid)
         finally:
             self._receiver.close()
 
@@ -317,7 +324,7 @@ class ExecutorServer:
                 since = self._functions.loading_since
                 if since is not None and now - since > config.load_timeout_s:
                     self._give_up_loading()
-                    self._stopping.wait()
+                    return
             except Exception:
                 if not self._stopping.is_set():
                     logger.exception("The I/O thread of executor %s:%d goes on", self.ip, self.tid)
@@ -396,6 +403,8 @@ class ExecutorServer:
                     not (left or self._stopping.is_set())
                     and (work := self._execution.next_work()) is not None
                 ):
+                    if isinstance(work, Leave) and self._takes_more():
+                        continue
                     self._do(work)
                     left = isinstance(work, Leave)
                     self._take_in_all()
@@ -405,12 +414,27 @@ class ExecutorServer:
 
     def _await_events(self, until: float) -> None:
         """Receive, until then at the longest."""
+        timeout_s = min(POLL_S, max(0.0, until - time.monotonic()))
         self._busy_since = None
         try:
-            timeout_s = min(POLL_S, max(0.0, until - time.monotonic()))
-            self._receiver.receive(timeout_s, **self._wanted(), pending=self._events)
+            if self._receiver.closed:
+                self._stopping.wait(timeout_s)
+            else:
+                self._receiver.receive(timeout_s, **self._wanted(), pending=self._events)
+        except Exception:
+            # Of a message that could not be noted. What else there is to do does not wait for the next one.
+            if not self._stopping.is_set():
+                logger.exception("Executor %s:%d goes on receiving", self.ip, self.tid)
         finally:
             self._busy_since = time.monotonic()
+
+    def _takes_more(self) -> bool:
+        """Take in what came meanwhile; whether there was anything."""
+        self._await_events(0.0)
+        if not self._events:
+            return False
+        self._take_in_all()
+        return True
 
     def _take_in_all(self) -> None:
         for _ in range(QUEUE_LIMIT):
@@ -487,9 +511,11 @@ class ExecutorServer:
             ended = self._runner.run(run)
         finally:
             # Messages that a request did not take end with it, as in the legacy system.
-            self._receiver.take_messages()
-            self._inbox.clear()
-            self._handle(Finished(run, ended))
+            try:
+                self._receiver.take_messages()
+                self._inbox.clear()
+            finally:
+                self._handle(Finished(run, ended))
         if isinstance(run.requests[0], CallRequest):
             self._counts["calls"] += 1
             self._reports.status()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import select
+import signal
 import socket
 import threading
 from collections import deque
@@ -15,6 +18,7 @@ from ray_sched.core.execution import (
     DepartArrived,
     Event,
     PinArrived,
+    ScheduleArrived,
     TriggerArrived,
     UnpinArrived,
 )
@@ -129,18 +133,19 @@ def test_it_looks_at_other_things_though_messages_come_without_end(heard: Heard,
 
 
 def test_what_came_before_a_large_message_does_not_wait_for_it(heard: Heard, pusher: Pusher) -> None:
-    trigger = cb.DagTrigger(id="call", target_function="f")
+    large = cb.Value(body=b"x" * 80_000)
+    schedule = cb.DagSchedule(id="call", target_function="f")
+    trigger = cb.DagTrigger(id="call", target_function="f", arguments={"values": [large]})
+    call = cb.FunctionCall(name="f", response_key="key", arguments={"values": [large]})
+    pusher.push(tcp(IP, WIDE.schedule + TID), schedule.SerializeToString())
     pusher.push(tcp(IP, WIDE.trigger + TID), trigger.SerializeToString())
-    large = cb.FunctionCall(
-        name="f", response_key="key", arguments={"values": [cb.Value(body=b"x" * 80_000)]}
-    )
-    pusher.push(tcp(IP, WIDE.call + TID), large.SerializeToString())
-    while len(heard.receiver._left) < 2:  # until both are there
-        heard.receiver.receive(0.05, calls=False, control=False)
-    heard.receiver.receive(1.0, calls=True, control=True)
-    assert (heard.events, heard.noted) == ([TriggerArrived(trigger)], [])
-    heard.receiver.receive(1.0, calls=True, control=True)
-    assert heard.events[1:] == [CallArrived(large, 1)]
+    pusher.push(tcp(IP, WIDE.call + TID), call.SerializeToString())
+    while len(heard.receiver._left) < 3:  # until all are there
+        heard.receiver.receive(0.05, calls=False, control=True)
+    expected = [ScheduleArrived(schedule, 1), TriggerArrived(trigger), CallArrived(call, 2)]
+    for number in range(3):
+        heard.receiver.receive(1.0, calls=True, control=True)
+        assert heard.events == expected[: number + 1]
 
 
 class LookedAt(list[Event]):
@@ -172,6 +177,47 @@ def test_who_stands_in_gives_way_to_who_has_to_receive(heard: Heard, pusher: Pus
     heard.receiver.wake()
     standing_in.join(10.0)
     assert not standing_in.is_alive()
+
+
+def test_who_stands_in_gives_way_after_the_message_that_it_has(heard: Heard, pusher: Pusher) -> None:
+    left = LookedAt()
+    taken_till_then: list[int] = []
+
+    def claim() -> None:
+        heard.receiver.receive(10.0, calls=True, control=True, pending=left)
+        taken_till_then.append(list.__len__(heard.events))
+
+    claiming = threading.Thread(target=claim)
+
+    def on_arrival() -> None:
+        if not claiming.is_alive() and not taken_till_then:
+            claiming.start()
+            while not heard.receiver._claimed:
+                pass
+
+    heard.on_arrival = on_arrival
+    for name in (b"f", b"g"):
+        pusher.push(tcp(IP, WIDE.unpin + TID), name)
+    while not heard.receiver._left:
+        heard.receiver.receive(0.05, calls=False, control=False)
+    heard.receiver.stand_in(0.0, calls=True, control=True)
+    claiming.join(10.0)
+    assert (left.looked_at, taken_till_then) == (True, [1])
+    assert heard.until(2) == [UnpinArrived("f"), UnpinArrived("g")]
+
+
+def test_a_forked_function_that_asks_for_messages_goes_on(heard: Heard) -> None:
+    child = os.fork()
+    if not child:
+        heard.receiver.take_messages()
+        os._exit(7)
+    ended = os.pidfd_open(child)
+    try:
+        if not select.select([ended], [], [], 10.0)[0]:
+            os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    finally:
+        os.close(ended)
 
 
 def test_what_is_pending_is_not_waited_on(heard: Heard, pusher: Pusher) -> None:

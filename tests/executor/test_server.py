@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from ray_sched.core.open_calls import OpenCalls
 from ray_sched.errors import PortTakenError
@@ -417,6 +420,76 @@ def test_functions_run_in_one_thread_whoever_received_their_calls(bench: Bench, 
     until(lambda: during in executor.open_calls().active)
     go.touch()
     assert [bench.result(key) for key in (held, during, bench.call("short"))] == [thread] * 3
+
+
+@pytest.fixture
+def held(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Has an executor run a function until the end, and gives it a call meanwhile that nobody takes in."""
+    monkeypatch.setattr(server, "BUSY_S", 60.0)  # nobody stands in
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def hold(library: Any) -> None:
+        begun.touch()
+        until(go.exists)
+
+    def hold_with(executor: ExecutorServer, name: str, *arguments: Any) -> str:
+        ports_of_calls = executor._receiver._takers.items()
+        (calls,) = [socket for socket, take in ports_of_calls if take == executor._receiver._on_call]
+        bench.call("hold")
+        until(begun.exists)
+        key = bench.call(name, *arguments)
+        assert select.select([calls.getsockopt(zmq.FD)], [], [], WAIT_S)[0]
+        return key
+
+    bench.register("hold", hold)
+    bench.register("incr", incr)
+    hold_with.go = go.touch  # type: ignore[attr-defined]
+    yield hold_with
+    go.touch()
+
+
+def test_an_executor_that_departs_runs_what_came_while_it_was_busy(
+    bench: Bench, held: Callable[..., str]
+) -> None:
+    departed = threading.Event()
+    config = bench.config.replace(**{"executor.depart_linger_s": 600.0})
+    executor = bench.start(config=config, on_departed=departed.set)
+    executor.depart()
+    bench.statuses(lambda status: not status.running)
+    last = held(executor, "incr", 1)
+    executor._execution._leaves_at = 0.0
+    held.go()  # type: ignore[attr-defined]
+    assert bench.result(last) == 2
+    assert departed.wait(10)
+
+
+def test_what_came_while_it_was_busy_is_answered_also_where_it_is_stopped(
+    bench: Bench, held: Callable[..., str]
+) -> None:
+    executor = bench.start()
+    last = held(executor, "incr", 1)
+    executor.stop(timeout_s=1.0)
+    bench.start()
+    assert failure(bench.result(last)) == (
+        "ERROR: the executor ended while it ran this call",
+        cb.EXECUTION_ERROR,
+    )
+
+
+def test_what_else_there_is_to_do_does_not_wait_until_nothing_fails_that_is_received(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = bench.start(config=bench.config.replace(**{"executor.schedule_timeout_s": 0.1}))
+    bench.schedule(schedule_of(chain("incr"), "incr", "late", bench.ip, {"incr": 0}, (1,)), 0)
+    until(lambda: executor.status()["waiting"] == 1)
+
+    def fail(*arguments: object, **wanted: object) -> None:
+        time.sleep(0.01)  # a call that comes at such a rate, and cannot be noted
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._receiver, "receive", fail)
+        until(lambda: executor.status()["expired"] == 1)
 
 
 def test_an_executor_that_takes_nothing_in_may_have_any_trigger_in_its_socket(

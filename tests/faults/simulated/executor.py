@@ -85,7 +85,11 @@ class Executor(Part):
         self._reconnections += 1
 
     def receive(self, kind: str, message: bytes) -> None:
-        """As the receiving thread does: the journal knows of a call at once, the run thread when free."""
+        """As the receiver does: the journal knows of a call at once, the run thread when it is free.
+
+        What comes to a busy one may lie in its socket for a tenth of a second first: until then it is on
+        its way.
+        """
         match kind:
             case "pin":
                 self._take_in(PinArrived(internal_pb2.PinFunction.FromString(message)))
