@@ -15,7 +15,7 @@ from typing import Final
 from ray_sched.actors.front import Drop, Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Decision, Event, Seen, Send, StatusSeen, Suspected
+from ray_sched.actors.messages import Decision, Event, Relieved, Seen, Send, StatusSeen, Suspected
 from ray_sched.actors.telling import RequestIds
 from ray_sched.config import SchedulerConfig
 from ray_sched.core.executor import Address
@@ -236,6 +236,10 @@ class EventForwarding:
         if seen_at is not None:
             self.add(Seen((address,), seen_at))
         self.add(Suspected(address))
+
+    def relieved(self, address: Address) -> None:
+        """It takes them again."""
+        self.add(Relieved(address))
 
     def seen(self, address: Address, now: float) -> None:
         """A status changed nothing: one word about many of these is enough."""

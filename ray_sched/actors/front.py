@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -39,6 +39,11 @@ BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
 MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
+
+MAX_HELD: Final = 10_000
+"""Messages for one port of an executor that wait for room in its socket."""
+RETRY_S: Final = 0.02
+"""How often it is looked whether there is room again. There is once half of what was in the socket is out."""
 
 EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
 """Those that a scheduler sends to, by their names in a layout."""
@@ -192,6 +197,9 @@ class Outbox:
     Those for one port of one executor go one after the other: ZeroMQ's thread, which sleeps while it has
     nothing to do, is woken once for them and writes them together, where each message by itself would cost
     a wake-up and a system call. A reply to a client does not wait for them.
+
+    What finds no room in its socket, since the executor does not keep up, is held until there is: whoever
+    decides is to leave that executor out meanwhile.
     """
 
     def __init__(
@@ -202,8 +210,10 @@ class Outbox:
         drop: Drop,
         on_unsent: Callable[[str, bytes], None] = lambda kind, message: None,
         keys: Keys | None = None,
+        on_room: Callable[[Address], None] = lambda address: None,
     ) -> None:
-        """`on_unsent` is told of each message (and its kind) that was dropped."""
+        """`on_unsendable` is told, each time that it is tried, which executors have no room, `on_room` of one
+        that has it again; `on_unsent` of each message (and its kind) that was dropped."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, files // 3)
         context.set(zmq.MAX_SOCKETS, most + 64)
@@ -213,6 +223,12 @@ class Outbox:
         self._on_unsendable = on_unsendable
         self._drop = drop
         self._on_unsent = on_unsent
+        self._on_room = on_room
+        self._full: dict[Address, None] = {}
+        """Executors for which something is held."""
+        self.held = 0
+        """Messages that found no room yet, as of the last flush. Any thread may look."""
+        self._retry_at = 0.0
         # In this order they are sent: a schedule had better arrive before its trigger.
         self._waiting: dict[str, dict[Address, list[bytes]]] = {CALL: {}, SCHEDULE: {}, TRIGGER: {}}
 
@@ -234,15 +250,53 @@ class Outbox:
         for ip, tid, kind, message in sends:
             self.put((ip, tid), kind, message)
 
-    def flush(self) -> None:
-        """Send what waits."""
+    def flush(self, now: float | None = None) -> None:
+        """Send what waits. Those who had no room are tried again after RETRY_S; without a `now`, at once."""
+        full = self._full
+        skipped: Container[Address] = ()
+        if full and now is not None:
+            if now < self._retry_at:
+                skipped = full
+            else:
+                self._retry_at = now + RETRY_S
+        kept_any = False
         for kind, executors in self._waiting.items():
             base: int = getattr(self._layout, kind)
+            kept: dict[Address, list[bytes]] = {}
             for address, messages in executors.items():
-                self._send(address, kind, base, messages)
+                rest = messages if address in skipped else self._send(address, kind, base, messages)
+                if rest:
+                    kept[address] = self._within_limit(address, kind, rest)
             executors.clear()
+            if kept:
+                executors.update(kept)
+                kept_any = True
+        if kept_any or full:
+            self._note_full(skipped)
 
-    def _send(self, address: Address, kind: str, base: int, messages: Sequence[bytes]) -> None:
+    def _note_full(self, skipped: Container[Address]) -> None:
+        before = self._full
+        self._full = {address: None for executors in self._waiting.values() for address in executors}
+        self._count_held()
+        for address in self._full:
+            if address not in skipped:
+                self._on_unsendable(address)
+        for address in before:
+            if address not in self._full:
+                self._on_room(address)
+
+    def _count_held(self) -> None:
+        waiting = self._waiting.values()
+        self.held = sum([len(e[address]) for e in waiting for address in self._full if address in e])
+
+    def _within_limit(self, address: Address, kind: str, messages: list[bytes]) -> list[bytes]:
+        for message in messages[MAX_HELD:]:
+            self._drop("send", f"executor {address[0]}:{address[1]} takes no more messages")
+            self._on_unsent(kind, message)
+        return messages[:MAX_HELD] if len(messages) > MAX_HELD else messages
+
+    def _send(self, address: Address, kind: str, base: int, messages: list[bytes]) -> list[bytes]:
+        """Those for which there was no room."""
         ip, tid = address
         try:
             sent = self._sockets.send_all(tcp(ip, base + tid), messages)
@@ -251,11 +305,8 @@ class Outbox:
             self._on_unsendable(address)
             for message in messages:
                 self._on_unsent(kind, message)
-            return
-        for message in messages[sent:]:
-            self._drop("send", f"executor {ip}:{tid} takes no more messages")
-            self._on_unsendable(address)
-            self._on_unsent(kind, message)
+            return []
+        return messages[sent:]
 
     def give_up(self, address: Address, linger_ms: int = 0) -> None:
         """The executor left: what waits for it is not for whoever may come after it at its address.
@@ -265,10 +316,15 @@ class Outbox:
         ip, tid = address
         for kind in EXECUTOR_PORTS:
             base: int = getattr(self._layout, kind)
-            messages = self._waiting.get(kind, {}).pop(address, ())
+            messages = self._waiting.get(kind, {}).pop(address, None)
             if messages and linger_ms:
-                self._send(address, kind, base, messages)
+                for message in self._send(address, kind, base, messages):
+                    self._drop("send", f"executor {ip}:{tid} left, and took no more messages")
+                    self._on_unsent(kind, message)
             self._sockets.drop(tcp(ip, base + tid), linger_ms=linger_ms)
+        if address in self._full:
+            del self._full[address]
+            self._count_held()
 
     def push(self, address: str, message: bytes) -> None:
         """To a whole ZeroMQ address."""

@@ -146,7 +146,13 @@ class IngressLoop:
         self._keys = Keys.of_group(config.security.curve)
         self._guard = Guard(self._context, self._keys)
         self.out = Outbox(
-            self._context, config.ports, self._on_unsendable, self.drop, self._on_unsent, self._keys
+            self._context,
+            config.ports,
+            self._on_unsendable,
+            self.drop,
+            self._on_unsent,
+            self._keys,
+            self._on_room,
         )
         self._events = EventForwarding(
             Link(group, names.POLICY, unanswered=8),
@@ -201,6 +207,7 @@ class IngressLoop:
             "table_age_s": round(self._replica.age_s(now), 3),
             "waiting_requests": len(self._forwarding),
             "waiting_calls": sum(map(len, self._backlogs.values())),
+            "held_messages": self.out.held,
             "loop_alive": self._thread.is_alive(),
         }
 
@@ -307,12 +314,12 @@ class IngressLoop:
                 if woken:
                     for act in self.mailbox.take():
                         act(now)
-                self.out.flush()
+                self.out.flush(now)
                 for socket in sockets:
                     if self._handlers[socket](socket, now):
                         readiness.check(socket)
                     self._keep_notes()
-                    self.out.flush()
+                    self.out.flush(now)
                 if measured and self._placed != placed:  # one look at the clock for all that came at once
                     self._turns.observe(time.monotonic() - now, self._placed - placed)
                     placed = self._placed
@@ -563,8 +570,18 @@ class IngressLoop:
             self.drop("scheduler_update", "other schedulers tell more than can be taken in")
 
     def _on_unsendable(self, address: Address) -> None:
+        executor = self._table.executors.get(address)
+        if executor is not None and executor.suspected:
+            return
+        self.counts["suspected"] += 1
+        ip, tid = address
+        self._complaints.add("an executor is left out", f"{ip}:{tid} takes no more messages for now")
         self._table.suspect(address)
         self._events.suspected(address)
+
+    def _on_room(self, address: Address) -> None:
+        self._table.relieve(address)
+        self._events.relieved(address)
 
     # --- the table ---
 

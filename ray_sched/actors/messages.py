@@ -50,6 +50,13 @@ class Suspected:
 
 
 @dataclass(frozen=True)
+class Relieved:
+    """It takes them again."""
+
+    address: Address
+
+
+@dataclass(frozen=True)
 class PinAnswered:
     success: bool
     name: str
@@ -68,7 +75,7 @@ class Presence:
     idle_s: float
 
 
-Event = StatusSeen | Seen | Booked | Suspected | PinAnswered
+Event = StatusSeen | Seen | Booked | Suspected | Relieved | PinAnswered
 
 
 @dataclass(frozen=True)

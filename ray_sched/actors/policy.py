@@ -27,6 +27,7 @@ from ray_sched.actors.messages import (
     Event,
     PinAnswered,
     Pinned,
+    Relieved,
     Seen,
     Send,
     StatusSeen,
@@ -374,6 +375,8 @@ class PolicyActor:
                 self._table.booked(address, seq)
             case Suspected(address):
                 self._table.suspect(address)
+            case Relieved(address):
+                self._table.relieve(address)
 
     def _carry_out(self, effects: list[Effect]) -> None:
         sends: list[Send] = []

@@ -327,10 +327,17 @@ class ExecutorTable:
             self._early[address] = seq
 
     def suspect(self, address: Address) -> None:
-        """Messages to it pile up: leave it out of every pick until it reports again."""
+        """Messages to it pile up: leave it out of every pick until it reports again, or takes them again."""
+        self._set_suspected(address, True)
+
+    def relieve(self, address: Address) -> None:
+        """It takes the messages that had piled up."""
+        self._set_suspected(address, False)
+
+    def _set_suspected(self, address: Address, suspected: bool) -> None:
         executor = self.executors.get(address)
-        if executor is not None and not executor.suspected:
-            executor.suspected = True
+        if executor is not None and executor.suspected != suspected:
+            executor.suspected = suspected
             self._place(executor)
             self.dirty[address] = None
 

@@ -20,7 +20,7 @@ from ray_sched.actors.forwarding import (
 from ray_sched.actors.front import Outbox, Peer
 from ray_sched.actors.link import Lane, Link
 from ray_sched.actors.mailbox import Mailbox
-from ray_sched.actors.messages import Decision, Event, PinAnswered, Seen, Send, Suspected
+from ray_sched.actors.messages import Decision, Event, PinAnswered, Relieved, Seen, Send, Suspected
 from ray_sched.config import Config
 from ray_sched.core.executor import Address
 from ray_sched.core.history import Ring
@@ -278,12 +278,19 @@ def test_a_status_that_came_before_its_executor_was_suspected_is_told_before(ing
     ingress.events.seen(other, 99.9)
     ingress.events.suspected(EXECUTOR)
     ingress.events.suspected(EXECUTOR)
+    ingress.events.relieved(EXECUTOR)
     ingress.events.beat(100.0)
     ingress.events.flush_if_due(100.0)
     eventually(lambda: bool(ingress.actor.calls), "the batch")
     ((_, (events, _)),) = ingress.actor.calls
     suspected = Suspected(EXECUTOR)
-    assert events == [Seen((EXECUTOR,), 99.8), suspected, suspected, Seen((other,), 100.0)]
+    assert events == [
+        Seen((EXECUTOR,), 99.8),
+        suspected,
+        suspected,
+        Relieved(EXECUTOR),
+        Seen((other,), 100.0),
+    ]
 
 
 def test_of_too_many_events_the_oldest_go(ingress: Setting) -> None:

@@ -469,27 +469,39 @@ def test_no_more_executors_are_known_than_are_allowed() -> None:
         limited.close()
 
 
-def test_an_executor_that_takes_nothing_more_is_left_out_and_no_send_waits() -> None:
+def test_an_executor_that_takes_nothing_more_is_left_out_until_it_does_and_no_send_waits() -> None:
     unlimited = Setting(CONFIG.replace(**{"policy.max_recent_calls": 0, "scheduler.max_wait_s": 60.0}))
     try:
         unlimited.lease()
-        call = cb.DagCall(name="d", output_key="k").SerializeToString()
+
+        def call_for(key: str) -> bytes:
+            return cb.DagCall(name="d", output_key=key).SerializeToString()
+
         calls = HIGH_WATER_MARK + 500
         with unlimited.context.socket(zmq.DEALER) as crowd:
             crowd.linger = 0
             crowd.sndhwm = crowd.rcvhwm = 0
             crowd.rcvtimeo = WAIT_MS
             crowd.connect(ports.tcp(HOST, ports.DAG_CALL))
-            for _ in range(calls):  # nobody listens where the executor should be
-                crowd.send_multipart([b"", call])
+            for number in range(calls):  # nobody listens where the executor should be
+                crowd.send_multipart([b"", call_for(str(number))])
             replies = [cb.GenericResponse.FromString(crowd.recv_multipart()[-1]) for _ in range(calls)]
-        assert replies[0].success and not replies[-1].success
-        assert replies[-1].error == cb.NO_RESOURCES
-        assert unlimited.loop.counts["dropped_send"]
-        status = internal_pb2.ThreadStatus(ip=HOST, functions=["f"], running=True)
-        unlimited.push(ports.STATUS, status.SerializeToString())
-        unlimited.counted("statuses")
-        assert not unlimited.loop._table.executors[HOST, 0].suspected
+            assert replies[0].success and not replies[-1].success
+            assert replies[-1].error == cb.NO_RESOURCES
+            assert unlimited.loop._table.executors[HOST, 0].suspected
+            assert unlimited.loop.status(time.monotonic())["held_messages"]
+            # Whoever listens now gets all that was accepted, and is used again.
+            accepted = [reply.response_id for reply in replies if reply.success]
+            with unlimited.executor("schedule") as schedules, unlimited.executor("trigger") as triggers:
+                took = [cb.DagSchedule.FromString(schedules.recv()) for _ in accepted]
+                assert [schedule.output_key for schedule in took] == accepted
+                ids = [cb.DagTrigger.FromString(triggers.recv()).id for _ in accepted]
+                assert ids == [schedule.id for schedule in took]
+                unlimited.until(lambda: not unlimited.loop._table.executors[HOST, 0].suspected)
+                crowd.send_multipart([b"", call_for("last")])
+                assert cb.GenericResponse.FromString(crowd.recv_multipart()[-1]).response_id == "last"
+                assert cb.DagSchedule.FromString(schedules.recv()).output_key == "last"
+            assert not unlimited.loop.counts["dropped_send"]
     finally:
         unlimited.close()
 

@@ -1,4 +1,4 @@
-"""The ingress's messages to executors: kept until the turn's end, then sent in order, or counted as lost."""
+"""The ingress's messages to executors: kept until the turn's end, then sent in order, or held for a while."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from ray_sched.actors.front import Outbox
+from ray_sched.actors.front import MAX_HELD, RETRY_S, Outbox
 from ray_sched.core.dispatch import SCHEDULE, TRIGGER
 from ray_sched.core.executor import Address, Executor
 from ray_sched.wire import ports
 from ray_sched.wire.ports import CLASSIC, tcp
-from ray_sched.wire.sockets import MAX_LINGERING, PushSockets, batching_context
+from ray_sched.wire.sockets import HIGH_WATER_MARK, MAX_LINGERING, PushSockets, batching_context
 
 HOST = "127.0.12.11"
 WAIT_MS = 10_000
@@ -29,8 +29,15 @@ class Setting:
         self.sockets: list[zmq.Socket[bytes]] = []
         self.unsendable: list[Address] = []
         self.dropped: Counter[str] = Counter()
+        self.unsent: list[tuple[str, bytes]] = []
+        self.have_room: list[Address] = []
         self.out = Outbox(
-            self.context, CLASSIC, self.unsendable.append, lambda what, why: self.dropped.update([what])
+            self.context,
+            CLASSIC,
+            self.unsendable.append,
+            lambda what, why: self.dropped.update([what]),
+            lambda kind, message: self.unsent.append((kind, message)),
+            on_room=self.have_room.append,
         )
 
     def executor(self, kind: str, tid: int) -> zmq.Socket[bytes]:
@@ -89,13 +96,70 @@ def test_nothing_goes_before_the_flush_and_nothing_goes_twice(setting: Setting) 
     assert not socket.poll(50)
 
 
-def test_what_finds_no_room_is_counted_and_its_executor_named(setting: Setting) -> None:
+def fill(setting: Setting, tid: int = 5, more: int = 3) -> list[bytes]:
     """Nobody listens at that port: the socket takes so many messages and no more."""
-    for _ in range(10_003):
-        setting.out.put((HOST, 5), "call", b"")
+    messages = [b"%d" % number for number in range(HIGH_WATER_MARK + more)]
+    for message in messages:
+        setting.out.put((HOST, tid), "call", message)
     setting.out.flush()
-    assert setting.dropped == {"send": 3}
-    assert setting.unsendable == [(HOST, 5)] * 3
+    return messages
+
+
+def received(setting: Setting, socket: zmq.Socket[bytes], count: int) -> list[bytes]:
+    """So many messages, while it is tried again to send what is held."""
+    messages: list[bytes] = []
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while len(messages) < count and time.monotonic() < deadline:
+        setting.out.flush()
+        while socket.poll(10):
+            messages.append(socket.recv())
+    return messages
+
+
+def test_what_finds_no_room_waits_for_it_and_its_executor_is_named(setting: Setting) -> None:
+    messages = fill(setting)
+    assert (setting.unsendable, setting.out.held) == ([(HOST, 5)], 3)
+    setting.out.put((HOST, 5), "call", b"last")
+    setting.out.put((HOST, 5), "schedule", b"has room")
+    setting.out.flush()
+    assert (setting.unsendable, setting.out.held) == ([(HOST, 5)] * 2, 4)
+    assert setting.have_room == []
+    calls, schedules = setting.executor("call", 5), setting.executor("schedule", 5)
+    assert received(setting, calls, len(messages) + 1) == [*messages, b"last"]
+    assert schedules.recv() == b"has room"
+    assert (setting.have_room, setting.out.held) == ([(HOST, 5)], 0)
+    assert not setting.dropped and not setting.unsent
+
+
+def test_whether_there_is_room_again_is_looked_at_once_in_a_while(setting: Setting) -> None:
+    messages = fill(setting)
+    setting.out.flush(100.0)
+    assert len(setting.unsendable) == 2
+    calls = setting.executor("call", 5)
+    taken = [calls.recv() for _ in range(HIGH_WATER_MARK)]  # all that the socket had
+    setting.out.put((HOST, 5), "call", b"last")
+    for _ in range(3):
+        setting.out.flush(100.0 + RETRY_S / 2)
+    assert (len(setting.unsendable), setting.have_room, setting.out.held) == (2, [], 4)
+    assert not calls.poll(50)
+    setting.out.flush(100.0 + RETRY_S)
+    assert (setting.have_room, setting.out.held) == ([(HOST, 5)], 0)
+    assert [*taken, *[calls.recv() for _ in range(4)]] == [*messages, b"last"]
+
+
+def test_more_than_may_be_held_is_dropped_and_told(setting: Setting) -> None:
+    fill(setting, more=MAX_HELD + 2)
+    assert (setting.dropped, setting.out.held) == ({"send": 2}, MAX_HELD)
+    assert setting.unsent == [("call", b"%d" % (HIGH_WATER_MARK + MAX_HELD + number)) for number in (0, 1)]
+
+
+def test_what_is_held_for_an_executor_that_left_is_told(setting: Setting) -> None:
+    messages = fill(setting)
+    setting.out.give_up((HOST, 5), linger_ms=1)
+    assert setting.unsent == [("call", message) for message in messages[-3:]]
+    assert (setting.out.held, setting.dropped) == (0, {"send": 3})
+    setting.out.flush()
+    assert setting.have_room == []
 
 
 def test_an_address_that_is_none_costs_its_own_messages_alone(setting: Setting) -> None:

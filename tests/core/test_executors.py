@@ -443,6 +443,20 @@ def test_a_suspected_executor_is_left_out_until_it_reports() -> None:
     assert not t.executors[A].overloaded
 
 
+def test_a_suspected_executor_is_left_out_until_it_takes_messages_again() -> None:
+    t = table(max_recent_calls=1)
+    t.on_status(status(A, "f"), 0.0)
+    t.suspect(A)
+    t.relieve(A)
+    t.relieve(B)
+    assert not t.executors[A].overloaded
+    t.note_calls([t.executors[A]] * 2)
+    t.suspect(A)
+    t.relieve(A)
+    assert t.executors[A].overloaded, "it has had too many calls all the same"
+    t.validate()
+
+
 def test_a_copy_does_not_fall_back_behind_a_status_that_it_saw_itself() -> None:
     policy, copy = table(), table()
     for t in (policy, copy):
@@ -555,7 +569,9 @@ HAPPENINGS = st.lists(
             st.sampled_from([A, B]),
             st.sampled_from("fg"),
         ),
-        st.tuples(st.sampled_from(["called", "suspected", "told of it"]), st.sampled_from([A, B])),
+        st.tuples(
+            st.sampled_from(["called", "suspected", "relieved", "told of it"]), st.sampled_from([A, B])
+        ),
         st.tuples(st.just("time"), st.sampled_from([0.1, 3.0, 6.0])),
     ),
     min_size=2,
@@ -613,6 +629,8 @@ def _happens(t: ExecutorTable, what: str, told: list[Any], now: float, seq: int)
         return t.informed(address, seq)
     if what == "suspected":
         return t.suspect(address)
+    if what == "relieved":
+        return t.relieve(address)
     if what == "unpinned":
         return t.unpinned(address, rest[0])
     return t.told_to_pin(address, rest[0], unpin=what == "unpin told")
