@@ -11,6 +11,7 @@ what that comes to.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from typing import Final
 
@@ -47,23 +48,16 @@ class Backlog:
         """Take out of the socket what is there; newcomers that would wait too long are refused."""
         self._now = now
         waiting = self._waiting
-        late = bool(waiting) and now - waiting[0][0] > self._max_wait_s / 2
-        refused = 0
-        try:
+        if waiting and now - waiting[0][0] > self._max_wait_s / 2:
+            self._refuse_newcomers(socket)
+            return
+        with contextlib.suppress(zmq.Again):
             for _ in range(AT_ONCE):
                 if self._bytes > MAX_BYTES:
                     break
-                if late:
-                    self._refuse_next(socket)
-                    refused += 1
-                else:
-                    frames = receive_request(socket)
-                    waiting.append((now, frames))
-                    self._bytes += sum(map(len, frames))
-        except zmq.Again:
-            pass
-        if refused:
-            self._counts["refused_overload"] += refused
+                frames = receive_request(socket)
+                waiting.append((now, frames))
+                self._bytes += sum(map(len, frames))
 
     def next(self, socket: zmq.Socket[bytes]) -> list[bytes]:
         """The first in line that was not too old at the last `take_in`. Raises zmq.Again after the last."""
@@ -77,23 +71,39 @@ class Backlog:
             self._counts["refused_overload"] += 1
         raise zmq.Again
 
-    def _refuse_next(self, socket: zmq.Socket[bytes]) -> None:
-        """`_refuse` the next one in the socket; only the way back is copied. Raises zmq.Again."""
-        way = [receive_part(socket, DONTWAIT)]
-        frame = receive_part(socket, DONTWAIT, False)
-        while len(frame) and frame.more:
-            way.append(frame.bytes)
-            frame = receive_part(socket, DONTWAIT, False)
-        has_envelope = not len(frame)
-        parts = 0
-        while frame.more:
-            frame = receive_part(socket, DONTWAIT, False)
-            parts += 1
-        if has_envelope:
-            way.append(b"")
-            self._answer(socket, way, parts > 1)
-        else:
-            self._counts["dropped_no_envelope"] += 1
+    def _refuse_newcomers(self, socket: zmq.Socket[bytes]) -> None:
+        """`_refuse` what is in the socket; only the way back is copied. Where more calls come than can be
+        decided, the time that this takes is what the others lack."""
+        refused = 0
+        try:
+            for _ in range(AT_ONCE):
+                peer = receive_part(socket, DONTWAIT)
+                refused += 1
+                frame = receive_part(socket, DONTWAIT, False)
+                own = b""  # of clients that tell their calls apart by a part of their own; few have more
+                if len(frame) and frame.more:
+                    own = frame.bytes
+                    frame = receive_part(socket, DONTWAIT, False)
+                if not len(frame) and frame.more:
+                    frame = receive_part(socket, DONTWAIT, False)
+                    if not frame.more:
+                        try:
+                            send_part(socket, peer, DONTWAIT_SNDMORE)
+                            if own:
+                                send_part(socket, own, DONTWAIT_SNDMORE)
+                            send_part(socket, b"", DONTWAIT_SNDMORE)
+                            send_part(socket, OVERLOADED.body, DONTWAIT)
+                        except zmq.ZMQError:  # it has gone, or does not take its replies
+                            self._counts["dropped_reply"] += 1
+                        continue
+                    way = [peer, own, b""] if own else [peer, b""]
+                    self._refuse(socket, [*way, *_rest(socket, frame)])
+                else:
+                    way = [peer, own] if own else [peer]
+                    self._refuse(socket, [*way, *_rest(socket, frame)])
+        except zmq.Again:
+            pass
+        self._counts["refused_overload"] += refused
 
     def _refuse(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         """NO_RESOURCES to whoever sent these frames, for as little as it can be had."""
@@ -115,3 +125,12 @@ class Backlog:
                 send_part(socket, OVERLOADED.body, DONTWAIT)
         except zmq.ZMQError:  # it has gone, or does not take its replies
             self._counts["dropped_reply"] += 1
+
+
+def _rest(socket: zmq.Socket[bytes], frame: zmq.Frame) -> list[bytes]:
+    """The parts of a message from this one on."""
+    parts = [frame.bytes]
+    while frame.more:
+        frame = receive_part(socket, DONTWAIT, False)
+        parts.append(frame.bytes)
+    return parts
