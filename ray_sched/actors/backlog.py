@@ -2,8 +2,9 @@
 
 ZeroMQ does not say when a message arrived. So once a port has more than its turn can serve, everything
 that it has is taken out at once and waits here with the time. While the first in line has waited for more
-than half of `max_wait_s`, newcomers are refused at once: they would wait as long. What has waited for
-longer than `max_wait_s` all the same (the loop stood still) is refused, too: its caller may have gone.
+than half of `max_wait_s`, or so many wait that the last in line would have to at the present rate, newcomers
+are refused at once. What has waited for longer than `max_wait_s` all the same (the loop stood still) is
+refused, too: its caller may have gone.
 
 A refusal costs a few hundredths of a costly decision, and a tenth of a cheap one: docs/reliability.md has
 what that comes to.
@@ -11,7 +12,6 @@ what that comes to.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, deque
 from typing import Final
 
@@ -23,6 +23,12 @@ from ray_sched.wire.sockets import DONTWAIT, DONTWAIT_SNDMORE, receive_part, rec
 
 AT_ONCE: Final = 2000
 """Messages that are taken out of a port in one turn, so that the others have theirs."""
+RATE_S: Final = 0.05
+"""For how long it is counted how many are served, to know at what rate."""
+RATE_KEPT: Final = 0.7
+"""What is believed of a rate when the next one is lower: the loop may have stood still for a moment."""
+FEWEST: Final = 64
+"""That may wait at any rate: as many as one turn serves."""
 MAX_BYTES: Final = 512 * 2**20
 """What may wait here, together; more stays with ZeroMQ, and then with its senders."""
 OVERLOADED: Final = refusal(
@@ -40,6 +46,11 @@ class Backlog:
         self._waiting: deque[tuple[float, list[bytes]]] = deque()
         self._bytes = 0
         self._now = 0.0
+        self._served = 0
+        """Since the time below."""
+        self._since = 0.0
+        self._rate = 0.0
+        """Calls a second; 0 where it is not known yet."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -47,17 +58,34 @@ class Backlog:
     def take_in(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take out of the socket what is there; newcomers that would wait too long are refused."""
         self._now = now
+        room = self._room(now)
         waiting = self._waiting
-        if waiting and now - waiting[0][0] > self._max_wait_s / 2:
-            self._refuse_newcomers(socket)
-            return
-        with contextlib.suppress(zmq.Again):
-            for _ in range(AT_ONCE):
+        try:
+            for _ in range(min(AT_ONCE, room)):
                 if self._bytes > MAX_BYTES:
-                    break
+                    return
                 frames = receive_request(socket)
                 waiting.append((now, frames))
                 self._bytes += sum(map(len, frames))
+        except zmq.Again:
+            return
+        if room < AT_ONCE:
+            self._refuse_newcomers(socket)
+
+    def _room(self, now: float) -> int:
+        """How many more may wait."""
+        waiting = self._waiting
+        if not waiting:
+            self._served, self._since, self._rate = 0, now, 0.0
+            return AT_ONCE
+        if now - waiting[0][0] > self._max_wait_s / 2:
+            return 0
+        if now - self._since >= RATE_S:
+            self._rate = max(self._served / (now - self._since), RATE_KEPT * self._rate, 1.0)
+            self._served, self._since = 0, now
+        if not self._rate:
+            return AT_ONCE
+        return max(0, max(FEWEST, int(self._rate * self._max_wait_s / 2)) - len(waiting))
 
     def next(self, socket: zmq.Socket[bytes]) -> list[bytes]:
         """The first in line that was not too old at the last `take_in`. Raises zmq.Again after the last."""
@@ -66,6 +94,7 @@ class Backlog:
             arrived, frames = waiting.popleft()
             self._bytes -= sum(map(len, frames))
             if self._now - arrived <= self._max_wait_s:
+                self._served += 1
                 return frames
             self._refuse(socket, frames)
             self._counts["refused_overload"] += 1

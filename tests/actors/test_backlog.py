@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from ray_sched.actors.backlog import OVERLOADED, Backlog
+from ray_sched.actors.backlog import FEWEST, OVERLOADED, RATE_KEPT, Backlog
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import ports
 from ray_sched.wire.codec import WANTS_REASON
@@ -68,6 +68,61 @@ def test_newcomers_are_refused_at_once_while_the_first_in_line_has_waited_for_ha
     port.backlog.take_in(port.router, 0.7)
     assert port.next() == b"4"
     assert port.counts["refused_overload"] == 1
+
+
+def numbers(first: int, count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(first, first + count)]
+
+
+def test_no_more_wait_than_can_be_served_in_half_of_the_time_at_the_present_rate(port: Port) -> None:
+    port.ask(*numbers(0, 300))
+    port.backlog.take_in(port.router, 0.0)
+    assert [port.next() for _ in range(100)] == numbers(0, 100)
+    port.ask(*numbers(300, 400))
+    port.backlog.take_in(port.router, 0.1)  # 100 in 0.1 s: 500 may wait
+    assert len(port.backlog) == 500
+    assert [port.client.recv_multipart()[0] for _ in range(100)] == numbers(600, 100)
+    assert port.counts["refused_overload"] == 100
+    assert [port.next() for _ in range(500)] == numbers(100, 500)
+
+
+def test_of_a_loop_that_stood_still_for_a_moment_it_is_not_believed_that_it_became_so_slow(
+    port: Port,
+) -> None:
+    waiting = int(500 * RATE_KEPT)
+    port.ask(*numbers(0, 100 + waiting))
+    port.backlog.take_in(port.router, 0.0)
+    assert [port.next() for _ in range(100)] == numbers(0, 100)
+    port.backlog.take_in(port.router, 0.1)  # 100 in 0.1 s: 500 may wait
+    port.ask(b"at 0.2 s")
+    port.backlog.take_in(port.router, 0.2)  # none in 0.1 s
+    assert port.client.recv_multipart()[0] == b"at 0.2 s"
+    assert len(port.backlog) == waiting
+    port.next()
+    port.ask(b"in its place", b"too many")
+    port.backlog.take_in(port.router, 0.2)
+    assert port.client.recv_multipart()[0] == b"too many"
+    assert len(port.backlog) == waiting
+
+
+def test_as_many_as_a_turn_serves_may_wait_at_any_rate(port: Port) -> None:
+    port.ask(b"first", b"second")
+    port.backlog.take_in(port.router, 0.0)
+    port.next()
+    port.ask(*numbers(0, 2 * FEWEST))
+    port.backlog.take_in(port.router, 0.4)
+    assert len(port.backlog) == FEWEST
+    assert port.counts["refused_overload"] == FEWEST + 1
+
+
+def test_once_nobody_waits_everybody_may(port: Port) -> None:
+    port.ask(b"first")
+    port.backlog.take_in(port.router, 0.0)
+    port.backlog.take_in(port.router, 0.1)
+    port.next()
+    port.ask(*numbers(0, 1000))
+    port.backlog.take_in(port.router, 0.2)
+    assert len(port.backlog) == 1000
 
 
 def test_what_has_waited_too_long_is_refused_and_not_served_late(port: Port) -> None:
