@@ -55,10 +55,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take_in(self, socket: zmq.Socket[bytes], now: float) -> None:
-        """Take out of the socket what is there; newcomers that would wait too long are refused."""
+    def take_in(self, socket: zmq.Socket[bytes], now: float, *, served: int = 0) -> None:
+        """Take out of the socket what is there; newcomers that would wait too long are refused. Where nobody
+        waits yet, so many have been `served` since `now` already."""
         self._now = now
-        room = self._room(now)
+        room = self._room(now, served)
         waiting = self._waiting
         try:
             for _ in range(min(AT_ONCE, room)):
@@ -72,11 +73,11 @@ class Backlog:
         if room < AT_ONCE:
             self._refuse_newcomers(socket)
 
-    def _room(self, now: float) -> int:
+    def _room(self, now: float, served: int) -> int:
         """How many more may wait."""
         waiting = self._waiting
         if not waiting:
-            self._served, self._since, self._rate = 0, now, 0.0
+            self._served, self._since, self._rate = served, now, 0.0
             return AT_ONCE
         if now - waiting[0][0] > self._max_wait_s / 2:
             return 0

@@ -6,10 +6,11 @@ refusal or a counted drop, never an exception of the loop; nothing here waits.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import resource
-from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -40,10 +41,18 @@ BATCH: Final = 64
 MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
 
+HELD: Final = (CALL, SCHEDULE, TRIGGER)
+"""What waits for room: of lost pins the Policy hears, and one that comes late does harm."""
 MAX_HELD: Final = 10_000
-"""Messages for one port of an executor that wait for room in its socket."""
+"""Messages that wait for one executor."""
+HOLD_S: Final = 4.0
+"""How long one waits. Of what was decided longer ago than 5 s a new Ingress takes it that it was sent."""
 RETRY_S: Final = 0.02
 """How often it is looked whether there is room again. There is once half of what was in the socket is out."""
+RETRIES: Final = 100
+"""Executors that are looked at in one go, since that costs 10 us each."""
+AT_ONCE: Final = 500
+"""Of the messages that are held for one, as many are tried."""
 
 EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
 """Those that a scheduler sends to, by their names in a layout."""
@@ -140,7 +149,7 @@ def request_handler(
             for peer, reply in replies:
                 reply_to(peer, reply, drop)
         if not exhausted and backlog is not None and not overloaded:
-            backlog.take_in(socket, now)
+            backlog.take_in(socket, now, served=BATCH)
         # To write a reply may have taken the word that something came meanwhile (see `Readiness`).
         return overloaded or not exhausted or bool(replies)
 
@@ -198,8 +207,8 @@ class Outbox:
     nothing to do, is woken once for them and writes them together, where each message by itself would cost
     a wake-up and a system call. A reply to a client does not wait for them.
 
-    What finds no room in its socket, since the executor does not keep up, is held until there is: whoever
-    decides is to leave that executor out meanwhile.
+    A call's message that finds no room in its socket, since the executor does not keep up, is held until
+    there is, and those that follow behind it; whoever decides is to leave that executor out meanwhile.
     """
 
     def __init__(
@@ -210,10 +219,13 @@ class Outbox:
         drop: Drop,
         on_unsent: Callable[[str, bytes], None] = lambda kind, message: None,
         keys: Keys | None = None,
+        on_full: Callable[[Address], None] = lambda address: None,
         on_room: Callable[[Address], None] = lambda address: None,
     ) -> None:
-        """`on_unsendable` is told, each time that it is tried, which executors have no room, `on_room` of one
-        that has it again; `on_unsent` of each message (and its kind) that was dropped."""
+        """`on_full` is told from when on something is held for an executor, `on_room` from when on nothing is
+        any more; `on_unsent` of each message (and its kind) that was dropped, and `on_unsendable` to whom
+        none could be sent.
+        """
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, files // 3)
         context.set(zmq.MAX_SOCKETS, most + 64)
@@ -223,11 +235,12 @@ class Outbox:
         self._on_unsendable = on_unsendable
         self._drop = drop
         self._on_unsent = on_unsent
+        self._on_full = on_full
         self._on_room = on_room
-        self._full: dict[Address, None] = {}
-        """Executors for which something is held."""
+        self._held: dict[Address, dict[str, deque[tuple[float, bytes]]]] = {}
+        """By executor and kind, each with the time; those that were looked at longest ago first."""
         self.held = 0
-        """Messages that found no room yet, as of the last flush. Any thread may look."""
+        """How many these are. Any thread may look."""
         self._retry_at = 0.0
         # In this order they are sent: a schedule had better arrive before its trigger.
         self._waiting: dict[str, dict[Address, list[bytes]]] = {CALL: {}, SCHEDULE: {}, TRIGGER: {}}
@@ -250,50 +263,26 @@ class Outbox:
         for ip, tid, kind, message in sends:
             self.put((ip, tid), kind, message)
 
-    def flush(self, now: float | None = None) -> None:
-        """Send what waits. Those who had no room are tried again after RETRY_S; without a `now`, at once."""
-        full = self._full
-        skipped: Container[Address] = ()
-        if full and now is not None:
-            if now < self._retry_at:
-                skipped = full
-            else:
-                self._retry_at = now + RETRY_S
-        kept_any = False
+    def flush(self, now: float) -> None:
+        """Send what waits; `now` as time.monotonic() gives it."""
+        held = self._held
+        if held and now >= self._retry_at:
+            self._retry(now)
         for kind, executors in self._waiting.items():
             base: int = getattr(self._layout, kind)
-            kept: dict[Address, list[bytes]] = {}
             for address, messages in executors.items():
-                rest = messages if address in skipped else self._send(address, kind, base, messages)
-                if rest:
-                    kept[address] = self._within_limit(address, kind, rest)
+                if address in held and kind in HELD:
+                    self._hold(address, kind, messages, now)
+                    continue
+                left = self._send(address, kind, base, messages)
+                if left and kind in HELD:
+                    held[address] = {}
+                    self._hold(address, kind, left, now)
+                    self._on_full(address)
+                elif left:
+                    self._on_unsendable(address)
+                    self._give_back(address, kind, left)
             executors.clear()
-            if kept:
-                executors.update(kept)
-                kept_any = True
-        if kept_any or full:
-            self._note_full(skipped)
-
-    def _note_full(self, skipped: Container[Address]) -> None:
-        before = self._full
-        self._full = {address: None for executors in self._waiting.values() for address in executors}
-        self._count_held()
-        for address in self._full:
-            if address not in skipped:
-                self._on_unsendable(address)
-        for address in before:
-            if address not in self._full:
-                self._on_room(address)
-
-    def _count_held(self) -> None:
-        waiting = self._waiting.values()
-        self.held = sum([len(e[address]) for e in waiting for address in self._full if address in e])
-
-    def _within_limit(self, address: Address, kind: str, messages: list[bytes]) -> list[bytes]:
-        for message in messages[MAX_HELD:]:
-            self._drop("send", f"executor {address[0]}:{address[1]} takes no more messages")
-            self._on_unsent(kind, message)
-        return messages[:MAX_HELD] if len(messages) > MAX_HELD else messages
 
     def _send(self, address: Address, kind: str, base: int, messages: list[bytes]) -> list[bytes]:
         """Those for which there was no room."""
@@ -308,23 +297,62 @@ class Outbox:
             return []
         return messages[sent:]
 
+    def _hold(self, address: Address, kind: str, messages: list[bytes], now: float) -> None:
+        of_executor = self._held[address]
+        room = max(0, MAX_HELD - sum(map(len, of_executor.values())))
+        of_executor.setdefault(kind, deque()).extend([(now, message) for message in messages[:room]])
+        self.held += min(room, len(messages))
+        self._give_back(address, kind, messages[room:])
+
+    def _give_back(self, address: Address, kind: str, messages: Iterable[bytes]) -> None:
+        for message in messages:
+            self._drop("send", f"executor {address[0]}:{address[1]} takes no more messages")
+            self._on_unsent(kind, message)
+
+    def _retry(self, now: float) -> None:
+        """Send what is held as far as there is room, and give back what has waited for too long."""
+        self._retry_at = now + RETRY_S
+        held = self._held
+        for address in list(itertools.islice(held, RETRIES)):
+            of_executor = held.pop(address)
+            for kind in HELD:
+                messages = of_executor.get(kind)
+                if not messages:
+                    continue
+                base: int = getattr(self._layout, kind)
+                left: list[bytes] = []
+                while messages and not left:
+                    some = [message for _, message in itertools.islice(messages, AT_ONCE)]
+                    left = self._send(address, kind, base, some)
+                    for _ in range(len(some) - len(left)):
+                        messages.popleft()
+                    self.held -= len(some) - len(left)
+                while messages and now - messages[0][0] > HOLD_S:
+                    self._give_back(address, kind, (messages.popleft()[1],))
+                    self.held -= 1
+                if messages:  # what is of another kind goes after it
+                    break
+            if any(of_executor.values()):
+                held[address] = of_executor
+            else:
+                self._on_room(address)
+
     def give_up(self, address: Address, linger_ms: int = 0) -> None:
         """The executor left: what waits for it is not for whoever may come after it at its address.
 
         One that says so itself still does what it was sent: that goes out until `linger_ms` have passed.
         """
         ip, tid = address
+        held = self._held.pop(address, {})
         for kind in EXECUTOR_PORTS:
             base: int = getattr(self._layout, kind)
-            messages = self._waiting.get(kind, {}).pop(address, None)
+            messages = [message for _, message in held.get(kind, ())]
+            self.held -= len(messages)
+            messages += self._waiting.get(kind, {}).pop(address, ())
             if messages and linger_ms:
-                for message in self._send(address, kind, base, messages):
-                    self._drop("send", f"executor {ip}:{tid} left, and took no more messages")
-                    self._on_unsent(kind, message)
+                messages = self._send(address, kind, base, messages)
+            self._give_back(address, kind, messages)
             self._sockets.drop(tcp(ip, base + tid), linger_ms=linger_ms)
-        if address in self._full:
-            del self._full[address]
-            self._count_held()
 
     def push(self, address: str, message: bytes) -> None:
         """To a whole ZeroMQ address."""

@@ -152,12 +152,14 @@ class IngressLoop:
             self.drop,
             self._on_unsent,
             self._keys,
+            self._on_full,
             self._on_room,
         )
+        self._has_ports = part is None or part.number == FRONT
         self._events = EventForwarding(
             Link(group, names.POLICY, unanswered=8),
             # Of what executors do the Policy hears from the one that has the ports.
-            "on_events" if part is None or part.number == FRONT else "on_bookings",
+            "on_events" if self._has_ports else "on_bookings",
             self._events_lane,
             self.mailbox,
             self.drop,
@@ -570,18 +572,20 @@ class IngressLoop:
             self.drop("scheduler_update", "other schedulers tell more than can be taken in")
 
     def _on_unsendable(self, address: Address) -> None:
-        executor = self._table.executors.get(address)
-        if executor is not None and executor.suspected:
-            return
-        self.counts["suspected"] += 1
+        self._table.suspect(address)
+        self._events.suspected(address)
+
+    def _on_full(self, address: Address) -> None:
+        self.counts["full"] += 1
         ip, tid = address
         self._complaints.add("an executor is left out", f"{ip}:{tid} takes no more messages for now")
-        self._table.suspect(address)
+        self._table.suspect(address, full=True)
         self._events.suspected(address)
 
     def _on_room(self, address: Address) -> None:
         self._table.relieve(address)
-        self._events.relieved(address)
+        if self._has_ports:  # what a shard says may not hold for the others
+            self._events.relieved(address)
 
     # --- the table ---
 

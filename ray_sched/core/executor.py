@@ -73,6 +73,7 @@ class Executor:
         "entries",
         "free",
         "fresh",
+        "full",
         "functions",
         "gpu",
         "hearsay",
@@ -129,7 +130,9 @@ class Executor:
         self.recent = 0
         self.buckets = [0] * BUCKETS
         self.suspected = False
-        """Messages to it could not be sent: left out until its next status."""
+        """Messages to it could not be sent: left out until its next status; where `full`, until they are."""
+        self.full = False
+        """Messages to it wait for room, so that it takes no further ones, whatever it says."""
         self.overloaded = False
 
     def __repr__(self) -> str:

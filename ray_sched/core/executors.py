@@ -119,7 +119,7 @@ class ExecutorTable:
             self._set_free(executor, False)
             executor.gpu = status.gpu
             changed = True
-        if executor.suspected:
+        if executor.suspected and not executor.full:
             executor.suspected = False
             changed = True
         changed |= self._set_functions(executor, status.functions, now)
@@ -177,7 +177,7 @@ class ExecutorTable:
             if executor is None:
                 continue
             executor.last_seen = max(executor.last_seen, now)
-            if executor.suspected:
+            if executor.suspected and not executor.full:
                 executor.suspected = False
                 self._place(executor)
                 self.dirty[address] = None
@@ -326,20 +326,26 @@ class ExecutorTable:
         elif self._overtaking and len(self._early) < DEPARTED_KEPT:
             self._early[address] = seq
 
-    def suspect(self, address: Address) -> None:
-        """Messages to it pile up: leave it out of every pick until it reports again, or takes them again."""
-        self._set_suspected(address, True)
+    def suspect(self, address: Address, *, full: bool = False) -> None:
+        """Messages to it pile up: leave it out of every pick until it reports again, or, where they wait for
+        room (`full`), until `relieve`."""
+        executor = self.executors.get(address)
+        if executor is not None:
+            executor.full |= full
+            self._set_suspected(executor, True)
 
     def relieve(self, address: Address) -> None:
-        """It takes the messages that had piled up."""
-        self._set_suspected(address, False)
-
-    def _set_suspected(self, address: Address, suspected: bool) -> None:
+        """It has taken the messages that had piled up."""
         executor = self.executors.get(address)
-        if executor is not None and executor.suspected != suspected:
+        if executor is not None:
+            executor.full = False
+            self._set_suspected(executor, False)
+
+    def _set_suspected(self, executor: Executor, suspected: bool) -> None:
+        if executor.suspected != suspected:
             executor.suspected = suspected
             self._place(executor)
-            self.dirty[address] = None
+            self.dirty[executor.address] = None
 
     # --- copies ---
 

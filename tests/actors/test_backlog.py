@@ -86,6 +86,14 @@ def test_no_more_wait_than_can_be_served_in_half_of_the_time_at_the_present_rate
     assert [port.next() for _ in range(500)] == numbers(100, 500)
 
 
+def test_those_that_were_served_before_somebody_had_to_wait_count(port: Port) -> None:
+    port.ask(*numbers(0, 100))
+    port.backlog.take_in(port.router, 0.0, served=60)  # in the turn that began then
+    port.ask(*numbers(100, 300))
+    port.backlog.take_in(port.router, 0.1)  # 60 in 0.1 s: 300 may wait
+    assert len(port.backlog) == 300
+
+
 def test_of_a_loop_that_stood_still_for_a_moment_it_is_not_believed_that_it_became_so_slow(
     port: Port,
 ) -> None:

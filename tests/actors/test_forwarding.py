@@ -115,7 +115,7 @@ class Setting:
         eventually(lambda: bool(acts.extend(self.mailbox.take()) or acts), "something comes back")
         for act in acts:
             act(now)
-        self.out.flush()
+        self.out.flush(now)
 
     def refusals(self) -> list[tuple[Peer | None, int]]:
         found = [(peer, cb.GenericResponse.FromString(reply.body)) for peer, reply in self.answers]

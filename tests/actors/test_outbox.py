@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from ray_sched.actors.front import MAX_HELD, RETRY_S, Outbox
+from ray_sched.actors import front
+from ray_sched.actors.front import HOLD_S, MAX_HELD, RETRY_S, Outbox
 from ray_sched.core.dispatch import SCHEDULE, TRIGGER
 from ray_sched.core.executor import Address, Executor
 from ray_sched.wire import ports
@@ -30,6 +31,7 @@ class Setting:
         self.unsendable: list[Address] = []
         self.dropped: Counter[str] = Counter()
         self.unsent: list[tuple[str, bytes]] = []
+        self.full: list[Address] = []
         self.have_room: list[Address] = []
         self.out = Outbox(
             self.context,
@@ -37,8 +39,12 @@ class Setting:
             self.unsendable.append,
             lambda what, why: self.dropped.update([what]),
             lambda kind, message: self.unsent.append((kind, message)),
+            on_full=self.full.append,
             on_room=self.have_room.append,
         )
+
+    def flush(self) -> None:
+        self.out.flush(time.monotonic())
 
     def executor(self, kind: str, tid: int) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self.context.socket(zmq.PULL)
@@ -66,7 +72,7 @@ def test_each_executor_gets_its_messages_in_order(setting: Setting) -> None:
     for number in range(100):
         setting.out.put((HOST, number % 2), "schedule", b"%d" % number)
     setting.out.put_all([(HOST, 0, "schedule", b"last")])
-    setting.out.flush()
+    setting.flush()
     for tid, socket in sockets.items():
         assert [int(socket.recv()) for _ in range(50)] == list(range(tid, 100, 2))
     assert sockets[0].recv() == b"last"
@@ -79,7 +85,7 @@ def test_what_calls_send_goes_in_order(setting: Setting) -> None:
     for number in range(50):
         body = b"%d" % number
         setting.out.put_calls([(executor, TRIGGER, body), (executor, SCHEDULE, body)])
-    setting.out.flush()
+    setting.flush()
     for socket in (schedules, triggers):
         assert [int(socket.recv()) for _ in range(50)] == list(range(50))
 
@@ -88,20 +94,20 @@ def test_nothing_goes_before_the_flush_and_nothing_goes_twice(setting: Setting) 
     socket = setting.executor("trigger", 0)
     setting.out.put((HOST, 0), "trigger", b"first")
     assert not socket.poll(50)
-    setting.out.flush()
-    setting.out.flush()
+    setting.flush()
+    setting.flush()
     setting.out.put((HOST, 0), "trigger", b"second")
-    setting.out.flush()
+    setting.flush()
     assert [socket.recv(), socket.recv()] == [b"first", b"second"]
     assert not socket.poll(50)
 
 
-def fill(setting: Setting, tid: int = 5, more: int = 3) -> list[bytes]:
+def fill(setting: Setting, now: float = 0.0, tid: int = 5, more: int = 3) -> list[bytes]:
     """Nobody listens at that port: the socket takes so many messages and no more."""
     messages = [b"%d" % number for number in range(HIGH_WATER_MARK + more)]
     for message in messages:
-        setting.out.put((HOST, tid), "call", message)
-    setting.out.flush()
+        setting.out.put((HOST, tid), "schedule", message)
+    setting.out.flush(now)
     return messages
 
 
@@ -110,55 +116,97 @@ def received(setting: Setting, socket: zmq.Socket[bytes], count: int) -> list[by
     messages: list[bytes] = []
     deadline = time.monotonic() + WAIT_MS / 1000
     while len(messages) < count and time.monotonic() < deadline:
-        setting.out.flush()
+        setting.flush()
         while socket.poll(10):
             messages.append(socket.recv())
     return messages
 
 
 def test_what_finds_no_room_waits_for_it_and_its_executor_is_named(setting: Setting) -> None:
-    messages = fill(setting)
-    assert (setting.unsendable, setting.out.held) == ([(HOST, 5)], 3)
-    setting.out.put((HOST, 5), "call", b"last")
-    setting.out.put((HOST, 5), "schedule", b"has room")
-    setting.out.flush()
-    assert (setting.unsendable, setting.out.held) == ([(HOST, 5)] * 2, 4)
+    messages = fill(setting, time.monotonic())
+    assert (setting.full, setting.out.held) == ([(HOST, 5)], 3)
+    setting.out.put((HOST, 5), "schedule", b"last")
+    setting.out.put((HOST, 5), "trigger", b"after its schedule")
+    setting.out.put((HOST, 5), "pin", b"has room")
+    setting.flush()
+    assert (setting.full, setting.out.held) == ([(HOST, 5)], 5)
     assert setting.have_room == []
-    calls, schedules = setting.executor("call", 5), setting.executor("schedule", 5)
-    assert received(setting, calls, len(messages) + 1) == [*messages, b"last"]
-    assert schedules.recv() == b"has room"
+    pins, schedules, triggers = (setting.executor(kind, 5) for kind in ("pin", "schedule", "trigger"))
+    assert pins.recv() == b"has room"
+    assert not triggers.poll(50)
+    assert received(setting, schedules, len(messages) + 1) == [*messages, b"last"]
+    assert triggers.recv() == b"after its schedule"
     assert (setting.have_room, setting.out.held) == ([(HOST, 5)], 0)
-    assert not setting.dropped and not setting.unsent
+    assert not setting.dropped and not setting.unsent and not setting.unsendable
 
 
 def test_whether_there_is_room_again_is_looked_at_once_in_a_while(setting: Setting) -> None:
-    messages = fill(setting)
+    messages = fill(setting, 100.0)
     setting.out.flush(100.0)
-    assert len(setting.unsendable) == 2
-    calls = setting.executor("call", 5)
-    taken = [calls.recv() for _ in range(HIGH_WATER_MARK)]  # all that the socket had
-    setting.out.put((HOST, 5), "call", b"last")
+    schedules = setting.executor("schedule", 5)
+    taken = [schedules.recv() for _ in range(HIGH_WATER_MARK)]  # all that the socket had
+    setting.out.put((HOST, 5), "schedule", b"last")
     for _ in range(3):
         setting.out.flush(100.0 + RETRY_S / 2)
-    assert (len(setting.unsendable), setting.have_room, setting.out.held) == (2, [], 4)
-    assert not calls.poll(50)
+    assert (setting.have_room, setting.out.held) == ([], 4)
+    assert not schedules.poll(50)
     setting.out.flush(100.0 + RETRY_S)
-    assert (setting.have_room, setting.out.held) == ([(HOST, 5)], 0)
-    assert [*taken, *[calls.recv() for _ in range(4)]] == [*messages, b"last"]
+    assert (setting.full, setting.have_room, setting.out.held) == ([(HOST, 5)], [(HOST, 5)], 0)
+    assert [*taken, *[schedules.recv() for _ in range(4)]] == [*messages, b"last"]
 
 
 def test_more_than_may_be_held_is_dropped_and_told(setting: Setting) -> None:
     fill(setting, more=MAX_HELD + 2)
     assert (setting.dropped, setting.out.held) == ({"send": 2}, MAX_HELD)
-    assert setting.unsent == [("call", b"%d" % (HIGH_WATER_MARK + MAX_HELD + number)) for number in (0, 1)]
+    last = HIGH_WATER_MARK + MAX_HELD
+    assert setting.unsent == [("schedule", b"%d" % (last + number)) for number in (0, 1)]
 
 
-def test_what_is_held_for_an_executor_that_left_is_told(setting: Setting) -> None:
+def test_what_is_held_for_too_long_is_dropped_and_told(setting: Setting) -> None:
+    messages = fill(setting, 100.0)
+    setting.out.put((HOST, 5), "schedule", b"later")
+    setting.out.flush(102.0)
+    setting.out.flush(100.1 + HOLD_S)
+    assert setting.unsent == [("schedule", message) for message in messages[-3:]]
+    assert (setting.out.held, setting.have_room) == (1, [])
+    setting.out.flush(102.1 + HOLD_S)
+    assert setting.unsent[3:] == [("schedule", b"later")]
+    assert (setting.out.held, setting.have_room, setting.dropped) == (0, [(HOST, 5)], {"send": 4})
+
+
+def test_of_many_that_are_full_some_are_looked_at_in_each_turn(setting: Setting) -> None:
+    socket_of: dict[int, zmq.Socket[bytes]] = {}
+    for tid in (5, 6):
+        fill(setting, 100.0, tid, more=1)
+    for tid in (5, 6):
+        socket_of[tid] = setting.executor("schedule", tid)
+        for _ in range(HIGH_WATER_MARK):
+            socket_of[tid].recv()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(front, "RETRIES", 1)
+        setting.out.flush(101.0)
+        assert setting.have_room == [(HOST, 5)]
+        setting.out.flush(102.0)
+        assert setting.have_room == [(HOST, 5), (HOST, 6)]
+    assert [socket.recv() for socket in socket_of.values()] == [b"%d" % HIGH_WATER_MARK] * 2
+
+
+def test_a_pin_that_finds_no_room_is_dropped(setting: Setting) -> None:
+    for _ in range(HIGH_WATER_MARK + 1):
+        setting.out.put((HOST, 5), "pin", b"")
+    setting.flush()
+    assert (setting.dropped, setting.unsendable, setting.out.held) == ({"send": 1}, [(HOST, 5)], 0)
+
+
+@pytest.mark.parametrize("linger_ms", [0, 1])
+def test_what_is_held_for_an_executor_that_left_is_told(setting: Setting, linger_ms: int) -> None:
     messages = fill(setting)
-    setting.out.give_up((HOST, 5), linger_ms=1)
-    assert setting.unsent == [("call", message) for message in messages[-3:]]
-    assert (setting.out.held, setting.dropped) == (0, {"send": 3})
-    setting.out.flush()
+    setting.out.put((HOST, 5), "trigger", b"of this turn")
+    setting.out.give_up((HOST, 5), linger_ms)
+    lost = [("schedule", message) for message in messages[-3:]]
+    assert setting.unsent == (lost if linger_ms else [*lost, ("trigger", b"of this turn")])
+    assert setting.out.held == 0
+    setting.flush()
     assert setting.have_room == []
 
 
@@ -166,7 +214,7 @@ def test_an_address_that_is_none_costs_its_own_messages_alone(setting: Setting) 
     socket = setting.executor("pin", 1)
     setting.out.put(("not an address", 0), "pin", b"lost")
     setting.out.put((HOST, 1), "pin", b"kept")
-    setting.out.flush()
+    setting.flush()
     assert socket.recv() == b"kept"
     assert setting.dropped == {"send": 1}
     assert setting.unsendable == [("not an address", 0)]
@@ -177,7 +225,7 @@ def test_every_kind_of_message_has_its_port(setting: Setting) -> None:
     sockets = {kind: setting.executor(kind, 0) for kind in kinds}
     for kind in kinds:
         setting.out.put((HOST, 0), kind, kind.encode())
-    setting.out.flush()
+    setting.flush()
     assert {kind: socket.recv().decode() for kind, socket in sockets.items()} == {
         kind: kind for kind in kinds
     }

@@ -202,7 +202,7 @@ def test_what_an_executor_has_given_up_is_another_schedulers_to_pin_there(
     eventually(lambda: not is_watched(), "the unpin is known to have come")
 
 
-def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports(
+def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports_or_has_room(
     actors: Actors, executor: PlayedExecutor
 ) -> None:
     loop = actors[names.INGRESS]._loop
@@ -215,6 +215,10 @@ def test_whom_the_ingress_cannot_reach_the_policy_leaves_out_until_it_reports(
     loop.mailbox.put(lambda now: loop._on_unsendable((NODE, 0)))
     eventually(is_left_out, "the Policy leaves it out")
     executor.report()
+    eventually(lambda: not is_left_out(), "it is taken again")
+    loop.mailbox.put(lambda now: loop._on_full((NODE, 0)))
+    eventually(is_left_out, "the Policy leaves it out")
+    loop.mailbox.put(lambda now: loop._on_room((NODE, 0)))
     eventually(lambda: not is_left_out(), "it is taken again")
 
 

@@ -224,6 +224,28 @@ def test_overloaded_executors_mean_no_resources() -> None:
         s.dispatcher.call_dag(cb.DagCall(name="d"), NOW, UNIX)
 
 
+@pytest.mark.parametrize("overload", ["refuse", "keep-last"])
+def test_whom_messages_do_not_reach_gets_none_though_a_share_goes_to_the_overloaded(overload: str) -> None:
+    setting = Setting(dag("d", ["f"], []), local=True, random_threshold=1.0, overload=overload)
+    for tid in (0, 1, 2):
+        setting.executor(tid, "f", utilization=0.9 if tid == 1 else 0.0)
+    setting.table.suspect(("10.0.0.1", 2), full=True)
+    call = cb.DagCall(name="d")
+    for _ in range(50):
+        dispatched = [setting.dispatcher.call_dag(call, NOW, UNIX), setting.dispatcher.call(one_shot(), NOW)]
+        assert {executor.tid for _, sends in dispatched for executor, _, _ in sends} <= {0, 1}
+    for tid in (0, 1):
+        setting.table.suspect(("10.0.0.1", tid), full=True)
+    with pytest.raises(NoResourcesError):
+        setting.dispatcher.call_dag(call, NOW, UNIX)
+    with pytest.raises(NoResourcesError):
+        setting.dispatcher.call(one_shot(), NOW)
+
+
+def one_shot() -> cb.FunctionCall:
+    return cb.FunctionCall(name="f", response_key="key")
+
+
 def test_arrivals_are_counted(diamond: Setting) -> None:
     for seconds in (0.0, 0.5, 0.75):
         diamond.dispatcher.call_dag(cb.DagCall(name="diamond"), NOW + seconds, UNIX)

@@ -450,6 +450,13 @@ def test_a_suspected_executor_is_left_out_until_it_takes_messages_again() -> Non
     t.relieve(A)
     t.relieve(B)
     assert not t.executors[A].overloaded
+    t.suspect(A, full=True)
+    t.on_status(status(A, "f"), 1.0)
+    t.on_status(status(A, "f", "g"), 1.0)
+    t.on_seen([A], 1.0)
+    assert t.executors[A].overloaded, "what it was sent waits for room all the same"
+    t.relieve(A)
+    assert not t.executors[A].overloaded
     t.note_calls([t.executors[A]] * 2)
     t.suspect(A)
     t.relieve(A)
@@ -570,7 +577,8 @@ HAPPENINGS = st.lists(
             st.sampled_from("fg"),
         ),
         st.tuples(
-            st.sampled_from(["called", "suspected", "relieved", "told of it"]), st.sampled_from([A, B])
+            st.sampled_from(["called", "suspected", "full", "relieved", "told of it"]),
+            st.sampled_from([A, B]),
         ),
         st.tuples(st.just("time"), st.sampled_from([0.1, 3.0, 6.0])),
     ),
@@ -629,6 +637,8 @@ def _happens(t: ExecutorTable, what: str, told: list[Any], now: float, seq: int)
         return t.informed(address, seq)
     if what == "suspected":
         return t.suspect(address)
+    if what == "full":
+        return t.suspect(address, full=True)
     if what == "relieved":
         return t.relieve(address)
     if what == "unpinned":
