@@ -42,7 +42,7 @@ MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
 
 HELD: Final = (CALL, SCHEDULE, TRIGGER)
-"""What waits for room: of lost pins the Policy hears, and one that comes late does harm."""
+"""What waits for room, in this order: of lost pins the Policy hears, and one that comes late does harm."""
 MAX_HELD: Final = 10_000
 """Messages that wait for one executor."""
 HOLD_S: Final = 4.0
@@ -51,8 +51,8 @@ RETRY_S: Final = 0.02
 """How often it is looked whether there is room again. There is once half of what was in the socket is out."""
 RETRIES: Final = 100
 """Executors that are looked at in one go, since that costs 10 us each."""
-AT_ONCE: Final = 500
-"""Of the messages that are held for one, as many are tried."""
+SLICE: Final = 500
+"""Of the messages that are held for one, as many are sent at once."""
 
 EXECUTOR_PORTS: Final = ("pin", "unpin", "call", "schedule", "trigger")
 """Those that a scheduler sends to, by their names in a layout."""
@@ -276,7 +276,7 @@ class Outbox:
                     continue
                 left = self._send(address, kind, base, messages)
                 if left and kind in HELD:
-                    held[address] = {}
+                    held[address] = {kind: deque() for kind in HELD}
                     self._hold(address, kind, left, now)
                     self._on_full(address)
                 elif left:
@@ -300,7 +300,7 @@ class Outbox:
     def _hold(self, address: Address, kind: str, messages: list[bytes], now: float) -> None:
         of_executor = self._held[address]
         room = max(0, MAX_HELD - sum(map(len, of_executor.values())))
-        of_executor.setdefault(kind, deque()).extend([(now, message) for message in messages[:room]])
+        of_executor[kind].extend([(now, message) for message in messages[:room]])
         self.held += min(room, len(messages))
         self._give_back(address, kind, messages[room:])
 
@@ -315,14 +315,12 @@ class Outbox:
         held = self._held
         for address in list(itertools.islice(held, RETRIES)):
             of_executor = held.pop(address)
-            for kind in HELD:
-                messages = of_executor.get(kind)
-                if not messages:
-                    continue
+            blocked = False
+            for kind, messages in of_executor.items():
                 base: int = getattr(self._layout, kind)
                 left: list[bytes] = []
-                while messages and not left:
-                    some = [message for _, message in itertools.islice(messages, AT_ONCE)]
+                while messages and not left and not (kind == TRIGGER and blocked):
+                    some = [message for _, message in itertools.islice(messages, SLICE)]
                     left = self._send(address, kind, base, some)
                     for _ in range(len(some) - len(left)):
                         messages.popleft()
@@ -330,12 +328,18 @@ class Outbox:
                 while messages and now - messages[0][0] > HOLD_S:
                     self._give_back(address, kind, (messages.popleft()[1],))
                     self.held -= 1
-                if messages:  # what is of another kind goes after it
-                    break
-            if any(of_executor.values()):
+                if kind == SCHEDULE:
+                    blocked = bool(left)
+            if any(of_executor.values()) or not self._has_room(address, of_executor):
                 held[address] = of_executor
             else:
                 self._on_room(address)
+
+    def _has_room(self, address: Address, kinds: Iterable[str]) -> bool:
+        """Whether an executor's sockets take more: that nothing is held any more may be because it was given
+        back."""
+        ip, tid = address
+        return all([self._sockets.has_room(tcp(ip, getattr(self._layout, kind) + tid)) for kind in kinds])
 
     def give_up(self, address: Address, linger_ms: int = 0) -> None:
         """The executor left: what waits for it is not for whoever may come after it at its address.

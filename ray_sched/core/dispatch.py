@@ -24,7 +24,7 @@ from ray_sched.core.dags import Plan
 from ray_sched.core.executor import Executor
 from ray_sched.core.executors import ExecutorPool, ExecutorTable
 from ray_sched.core.history import Decisions
-from ray_sched.core.policies import Policy, Request, Rng, any_of
+from ray_sched.core.policies import Policy, Request, Rng, any_reachable
 from ray_sched.core.references import may_refer, references_of
 from ray_sched.errors import BadMessageError, NoResourcesError, NoSuchDagError
 from ray_sched.wire import cloudburst_pb2 as cb
@@ -109,7 +109,7 @@ class Dispatcher:
                 request = plain_request(name)
             executor = self._policy.pick(candidates, request, self._table, self._rng)
         if executor is not None and executor.suspected:  # a random share goes to overloaded ones, too
-            executor = any_of(candidates, len(candidates.available), self._rng)
+            executor = any_reachable(candidates, self._rng)
         if executor is None:
             seen = candidates.sizes
             busy = f" ({seen[1]} are overloaded: policy.max_recent_calls, max_utilization)" if seen[1] else ""
@@ -165,7 +165,7 @@ class Dispatcher:
             if pool is not None:
                 seen.append(pool.sizes)
             if pool is not None and executor is not None and executor.suspected:
-                executor = any_of(pool, len(pool.available), rng)
+                executor = any_reachable(pool, rng)
             if executor is None:
                 refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
                 told = (now, call_id, output_key, plan.name, plan.names, picked)

@@ -147,7 +147,7 @@ class ExecutorTable:
         return (
             status.running
             and executor.reported
-            and not (executor.ahead or executor.unpinning or executor.suspected)
+            and not (executor.ahead or executor.unpinning or (executor.suspected and not executor.full))
             and not (executor.hearsay or executor.fresh)
             and executor.gpu == status.gpu
             and executor.free == (self._local or not functions)

@@ -19,7 +19,7 @@ from ray_sched.wire.curve import Keys
 MAX_LINGERING: Final = 32
 """Sockets given up that may linger at once: each still holds its files."""
 HIGH_WATER_MARK: Final = 10_000
-"""Messages that may wait in a socket before further ones are dropped."""
+"""Messages that may wait in a socket; there is no room for further ones."""
 DONTWAIT: Final = int(zmq.DONTWAIT)
 DONTWAIT_SNDMORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 """As numbers: pyzmq's enumerations cost as much as the sending. Its `recv_multipart` and `send_multipart`,
@@ -131,6 +131,11 @@ class PushSockets:
         except zmq.Again:
             pass
         return sent
+
+    def has_room(self, address: str) -> bool:
+        """Whether the socket of an address, if there is one, takes another message."""
+        found = self._sockets.get(address)
+        return found is None or bool(int(found[0].getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
 
     def drop(self, address: str, older_than: float = float("inf"), linger_ms: int = 0) -> None:
         """Give up an address's socket, if it was made before that time (s); what waits in it may still

@@ -171,7 +171,26 @@ def test_what_is_held_for_too_long_is_dropped_and_told(setting: Setting) -> None
     assert (setting.out.held, setting.have_room) == (1, [])
     setting.out.flush(102.1 + HOLD_S)
     assert setting.unsent[3:] == [("schedule", b"later")]
-    assert (setting.out.held, setting.have_room, setting.dropped) == (0, [(HOST, 5)], {"send": 4})
+    assert (setting.out.held, setting.dropped) == (0, {"send": 4})
+    assert setting.have_room == [], "that nothing is held does not mean that there is room"
+    schedules = setting.executor("schedule", 5)
+    for _ in range(HIGH_WATER_MARK):
+        schedules.recv()
+    setting.out.flush(110.0)
+    assert (setting.full, setting.have_room) == ([(HOST, 5)], [(HOST, 5)])
+
+
+def test_what_waits_behind_others_is_not_held_for_longer(setting: Setting) -> None:
+    fill(setting, 100.0)
+    setting.out.put((HOST, 5), "trigger", b"early")
+    setting.out.put((HOST, 5), "call", b"has room")
+    setting.out.flush(100.0)
+    for seconds in range(1, 10):
+        setting.out.put((HOST, 5), "schedule", b"more")
+        setting.out.flush(100.0 + seconds)
+    assert ("trigger", b"early") in setting.unsent
+    assert setting.executor("call", 5).recv() == b"has room"
+    assert not setting.executor("trigger", 5).poll(50), "it was given back, as was its schedule"
 
 
 def test_of_many_that_are_full_some_are_looked_at_in_each_turn(setting: Setting) -> None:

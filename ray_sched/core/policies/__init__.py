@@ -85,6 +85,12 @@ def any_at_all(candidates: ExecutorPool, config: PolicyConfig, rng: Rng) -> Exec
     return None
 
 
+def any_reachable(candidates: ExecutorPool, rng: Rng) -> Executor | None:
+    """An available one; where there is none, an overloaded one that messages reach."""
+    items = candidates.available.items or [each for each in candidates.overloaded if not each.suspected]
+    return items[int(rng.random() * len(items))] if items else None
+
+
 def policy_names() -> list[str]:
     """The names under which policies are installed."""
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
