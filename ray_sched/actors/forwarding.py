@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +28,8 @@ from ray_sched.wire.codec import Reply, error_name, refusal
 MAX_FORWARDED: Final = 512
 """Calls, and likewise requests of each other kind, that the Scheduler may have before it; more are refused
 at once."""
+AGAIN_S: Final = 0.2
+"""After which those ask again that could not be decided, and get no reply."""
 MAX_FORWARDED_BYTES: Final = 512 * 2**20
 """What they may come to."""
 FLUSH_S: Final = 0.02
@@ -109,10 +111,12 @@ class RequestForwarding:
         self._ids = RequestIds()
         self._cookies = itertools.count()
         self._waiting: dict[int, Forwarded] = {}
+        self._again: deque[tuple[float, Forwarded]] = deque()
+        """What is to be asked again, and when."""
         self.took = Histogram("forwarded")
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._again)
 
     def forward(self, port: int, body: bytes, peer: Peer | None, now: float) -> None:
         """Ask the Scheduler; the reply goes out later. Raises NoResourcesError when too many wait already."""
@@ -126,26 +130,31 @@ class RequestForwarding:
         # Whoever gets no reply can wait: what they asked for is better late than lost.
         soon = kind.method == "decide" and peer is not None
         timeout_s = self._config.forward_timeout_s if soon else self._config.request_timeout_s
-        cookie = next(self._cookies)
         request = "" if kind.method == "decide" else self._ids.next()
-        deadline = now + timeout_s
-        self._waiting[cookie] = Forwarded(
-            peer, deadline, timeout_s, None if peer is not None else (port, body), request
-        )
+        unheard = None if peer is not None else (port, body)
         self._tell(request, now, "a request came to port {}, and was handed to the Scheduler", port)
-        size = len(body)
+        self._counts["forwarded"] += 1
+        self._ask(port, body, Forwarded(peer, now + timeout_s, timeout_s, unheard, request))
+
+    def _ask(self, port: int, body: bytes, request: Forwarded) -> None:
+        kind, size, cookie = self._kinds[port], len(body), next(self._cookies)
+        self._waiting[cookie] = request
         kind.unanswered += 1
         kind.bytes += size
-        self._counts["forwarded"] += 1
 
         def answered(decision: Decision | None, error: BaseException | None) -> None:
             self._mailbox.put(lambda now: self._decided(cookie, kind, size, decision, error, now))
 
         # Never more than the lane has room for.
-        kind.lane.ask(self._scheduler, kind.method, (port, body, deadline, request), answered)
+        asked = port, body, request.deadline, request.id
+        kind.lane.ask(self._scheduler, kind.method, asked, answered)
 
     def sweep(self, now: float) -> None:
-        """Refuse what has waited too long."""
+        """Refuse what has waited too long, and ask again what is due."""
+        while self._again and now >= self._again[0][0]:
+            _, request = self._again.popleft()
+            assert request.unheard is not None
+            self._ask(*request.unheard, request)
         for cookie in [c for c, request in self._waiting.items() if now >= request.deadline]:
             request = self._waiting.pop(cookie)
             waited = f"the scheduler did not answer within {request.timeout_s:g} s: try again"
@@ -173,6 +182,10 @@ class RequestForwarding:
         if decision is None:
             gone = NoResourcesError(f"the scheduler is not there, try again: {error}")
             self._refuse(request, refusal(gone), now)
+            return
+        may_wait = request.unheard is not None and now + AGAIN_S < request.deadline
+        if decision.again and may_wait and len(self._again) < MAX_FORWARDED:
+            self._again.append((now + AGAIN_S, request))
             return
         self.took.observe(now - (request.deadline - request.timeout_s))
         self._note(decision.sends, now)

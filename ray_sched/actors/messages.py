@@ -86,6 +86,8 @@ class Decision:
     sends: tuple[Send, ...] = ()
     pushes: tuple[tuple[str, bytes], ...] = ()
     """Whole addresses, and what to push there."""
+    again: bool = False
+    """Nothing can be decided just now, and nobody was told: whoever gets no reply had better ask again."""
 
 
 @dataclass(frozen=True)

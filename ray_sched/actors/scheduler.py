@@ -205,7 +205,10 @@ class SchedulerActor:
         now = time.monotonic()
         with self._lock:
             self._counts[CALL_KINDS[port]] += 1
-            self._leasing.check_may_decide(now)
+            try:
+                self._leasing.check_may_decide(now)
+            except NoResourcesError as error:
+                return Decision(refusal(error), again=True)
             if port == ports.DAG_CALL:
                 dispatched = self._dispatcher.call_dag(parse(cb.DagCall, body), now, time.time())
             elif port == ports.CONTINUATION:

@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from ray_sched.actors.forwarding import (
+    AGAIN_S,
     FLUSH_S,
     MAX_EVENTS,
     MAX_FORWARDED,
@@ -188,6 +189,42 @@ def test_who_waits_for_a_result_is_told_of_what_nobody_hears_refused(ingress: Se
         ingress.requests.sweep(100.0 + LIMITS.request_timeout_s)
     assert ingress.refusals() == [(None, cb.NO_RESOURCES)]
     assert ingress.unheard == [(ports.CONTINUATION, b"a continuation")]
+
+
+NOT_NOW = Decision(refusal(NoResourcesError("no lease")), again=True)
+
+
+def test_who_gets_no_reply_asks_again_while_nothing_can_be_decided(ingress: Setting) -> None:
+    """Else a continuation would fail because the Policy's heartbeat came late."""
+    ingress.requests.forward(ports.CONTINUATION, b"a continuation", None, 0.0)
+    ingress.requests.forward(ports.DAG_CALL, b"a call", ingress.peer, 0.0)
+    ingress.asked(2)
+    for number in range(2):
+        ingress.answer(number, NOT_NOW)
+    while not ingress.answers:
+        ingress.turn(0.1)
+    assert ingress.refusals() == [(ingress.peer, cb.NO_RESOURCES)]
+    assert (len(ingress.requests), ingress.unheard) == (1, [])
+    ingress.requests.sweep(0.1 + AGAIN_S / 2)
+    assert len(ingress.actor.calls) == 2
+    ingress.requests.sweep(0.1 + AGAIN_S)
+    ingress.asked(3)
+    method, asked = ingress.actor.calls[2]
+    assert (method, asked[:3]) == (
+        "decide",
+        (ports.CONTINUATION, b"a continuation", LIMITS.request_timeout_s),
+    )
+    ingress.answer(2, Decision(OK, SENDS))
+    ingress.turn(0.5)
+    assert (ingress.noted[-1], len(ingress.requests)) == (SENDS, 0)
+
+
+def test_nobody_asks_again_for_ever(ingress: Setting) -> None:
+    ingress.requests.forward(ports.CALL_QUEUE, b"a call", None, 0.0)
+    ingress.asked(1)
+    ingress.answer(0, NOT_NOW)
+    ingress.turn(LIMITS.request_timeout_s - AGAIN_S / 2)
+    assert (len(ingress.requests), ingress.unheard) == (0, [(ports.CALL_QUEUE, b"a call")])
 
 
 def test_too_many_of_one_kind_are_refused_at_once_and_hold_up_no_other(ingress: Setting) -> None:
