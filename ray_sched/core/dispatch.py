@@ -164,13 +164,14 @@ class Dispatcher:
             executor = None if pool is None else pick(pool, request, table, rng)
             if pool is not None:
                 seen.append(pool.sizes)
-            if pool is not None and executor is not None and executor.suspected:
-                executor = any_reachable(pool, rng)
-            if executor is None:
-                refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
-                told = (now, call_id, output_key, plan.name, plan.names, picked)
-                self._remember((*told, seen if pool is not None else [*seen, (0, 0)], refused))
-                raise NoResourcesError(refused)
+            if executor is None or executor.suspected:
+                if executor is not None and pool is not None:  # a random share goes to overloaded ones, too
+                    executor = any_reachable(pool, rng)
+                if executor is None:
+                    refused = f"no executor can take {name!r} of DAG {plan.name!r} now: try again"
+                    told = (now, call_id, output_key, plan.name, plan.names, picked)
+                    self._remember((*told, seen if pool is not None else [*seen, (0, 0)], refused))
+                    raise NoResourcesError(refused)
             part.append(executor.entries[name])
             picked.append(executor)
         if call.HasField("continuation"):
