@@ -223,8 +223,8 @@ class Outbox:
         on_room: Callable[[Address], None] = lambda address: None,
     ) -> None:
         """`on_full` is told from when on something is held for an executor, `on_room` from when on nothing is
-        any more; `on_unsent` of each message (and its kind) that was dropped, and `on_unsendable` to whom
-        none could be sent.
+        any more and there is room; `on_unsent` of each message (and its kind) that was dropped, and
+        `on_unsendable` to whom none could be sent.
         """
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = MAX_SOCKETS if files == resource.RLIM_INFINITY else min(MAX_SOCKETS, files // 3)
