@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,13 @@ from tests.wire.players import Mailbox, Pusher
 
 WAIT_S = 10.0
 _ids = itertools.count(1)
+
+
+def is_readable(descriptor: int) -> bool:
+    """Wait until a descriptor is readable; it may be beyond what `select.select` takes."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(WAIT_S * 1e3))
 
 
 class Bench:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -26,6 +25,7 @@ from ray_sched.executor.receiver import AT_ONCE, Receiver
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire.ports import WIDE, tcp
+from tests.executor.bench import is_readable
 from tests.wire.players import Pusher
 
 IP, TID = "127.0.3.99", 120
@@ -213,7 +213,7 @@ def test_a_forked_function_that_asks_for_messages_goes_on(heard: Heard) -> None:
         os._exit(7)
     ended = os.pidfd_open(child)
     try:
-        if not select.select([ended], [], [], 10.0)[0]:
+        if not is_readable(ended):
             os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     finally:

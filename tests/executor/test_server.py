@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from ray_sched.values import dumps, error_value, loads, to_value
 from ray_sched.wire import cloudburst_pb2 as cb
 from ray_sched.wire import internal_pb2 as internal
 from ray_sched.wire import ports
-from tests.executor.bench import WAIT_S, Bench, chain, failure, schedule_of
+from tests.executor.bench import WAIT_S, Bench, chain, failure, is_readable, schedule_of
 
 
 def incr(library, number):  # type: ignore[no-untyped-def]
@@ -438,7 +437,7 @@ def held(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         bench.call("hold")
         until(begun.exists)
         key = bench.call(name, *arguments)
-        assert select.select([calls.getsockopt(zmq.FD)], [], [], WAIT_S)[0]
+        assert is_readable(int(calls.getsockopt(zmq.FD)))
         return key
 
     bench.register("hold", hold)
