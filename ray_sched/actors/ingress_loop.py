@@ -518,11 +518,20 @@ class IngressLoop:
     # --- what executors and peers tell ---
 
     def _on_status(self, body: bytes, now: float) -> None:
-        self._take_status(self._status_of(body), now, seq_at(now))
-
-    def _status_of(self, body: bytes) -> Status:
-        """Raises BadMessageError, NoResourcesError."""
         message = parse(internal_pb2.ThreadStatus, body)
+        address, is_gpu = (message.ip, message.tid), message.type == GPU
+        if self._table.on_repeated(
+            address, message.functions, message.utilization, message.running, is_gpu, message.process, now
+        ):
+            if message.reconnections:
+                self._lost.reconnected(address, message.reconnections, now)
+            self._events.seen(address, now)
+            self.counts["statuses"] += 1
+        else:
+            self._take_status(self._status_of(message, len(body)), now, seq_at(now))
+
+    def _status_of(self, message: internal_pb2.ThreadStatus, size: int) -> Status:
+        """Of a message of that many bytes. Raises BadMessageError, NoResourcesError."""
         ip, tid, listed, utilization = message.ip, message.tid, message.functions, message.utilization
         if (ip, tid) not in self._table.executors:
             check_executor_address(ip, tid, self._config.ports)
@@ -531,7 +540,7 @@ class IngressLoop:
         if len(listed) > MAX_FUNCTIONS:
             raise BadMessageError(f"a status that names {len(listed)} functions")
         functions = tuple(listed)
-        if len(body) > self._max_name_bytes:  # what nobody can call here is left out
+        if size > self._max_name_bytes:  # what nobody can call here is left out
             functions = tuple(name for name in functions if not is_longer(name, self._max_name_bytes))
         if not 0.0 <= utilization <= 1.0:
             utilization = 1.0 if utilization > 1.0 else 0.0  # NaN, too, becomes 0

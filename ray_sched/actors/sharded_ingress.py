@@ -31,7 +31,7 @@ from ray_sched.core.executor import Status
 from ray_sched.core.partition import FRONT, Part, owner
 from ray_sched.errors import NoResourcesError, RaySchedError
 from ray_sched.wire import cloudburst_pb2 as cb
-from ray_sched.wire import ports
+from ray_sched.wire import internal_pb2, ports
 from ray_sched.wire.codec import WANTS_REASON, parse, refusal
 from ray_sched.wire.sockets import DONTWAIT
 
@@ -84,7 +84,7 @@ class FrontLoop(IngressLoop):
         return None
 
     def _on_status(self, body: bytes, now: float) -> None:
-        status = self._status_of(body)
+        status = self._status_of(parse(internal_pb2.ThreadStatus, body), len(body))
         # This turn of the loop may have begun before the booking that the status is the end of.
         now = time.monotonic()
         self._told_seq = 0
@@ -201,7 +201,9 @@ class ShardLoop(IngressLoop):
 
     def _on_told_status(self, told: bytes, now: float) -> None:
         seq = int.from_bytes(told[:SEQ_BYTES], "little")
-        self._take_status(self._status_of(told[SEQ_BYTES:]), now, seq)
+        body = told[SEQ_BYTES:]
+        status = self._status_of(parse(internal_pb2.ThreadStatus, body), len(body))
+        self._take_status(status, now, seq)
 
     def _tell_status(self, status: Status, now: float, seq: int, changed: bool) -> None:
         """The front tells the Policy."""

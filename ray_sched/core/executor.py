@@ -81,6 +81,7 @@ class Executor:
         "is_ours",
         "joined",
         "last_seen",
+        "listed",
         "name",
         "overloaded",
         "process",
@@ -103,6 +104,8 @@ class Executor:
         """Its entry in a schedule's map of locations for each of its functions, as bytes of the wire."""
         self.gpu = False
         self.functions: set[str] = set()
+        self.listed: list[str] | None = None
+        """The same as its last status named them; None where they are others since."""
         self.fresh: dict[str, float] = {}
         """Pins that no status has confirmed for certain yet, and since when."""
         self.hearsay: set[str] = set()

@@ -19,7 +19,7 @@ Rules (their source is the legacy policy suite, where the wire contract does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_sched.config import PolicyConfig
 from ray_sched.core.cached_keys import CachedKeys
@@ -61,6 +61,7 @@ class ExecutorTable:
         self._overtaking = overtaking
         self._owns = owns
         self._local = local
+        self._usual_utilization = min(policy.max_utilization, 1.0)
         self._pin_grace_s = pin_grace_s
         self._executor_timeout_s = executor_timeout_s
         self.executors: dict[Address, Executor] = {}
@@ -89,11 +90,12 @@ class ExecutorTable:
 
     def on_status(self, status: Status, now: float, seq: int = 0) -> bool:
         """Take in a status; True if it changed more than the time of the last one."""
-        executor = self.executors.get(status.address)
-        if executor is not None and self._is_no_news(executor, status):
-            executor.last_seen = now
-            executor.utilization = status.utilization
+        address, listed = status.address, [*status.functions]
+        if self.on_repeated(
+            address, listed, status.utilization, status.running, status.gpu, status.process, now
+        ):
             return False
+        executor = self.executors.get(address)
         if not status.running:
             if executor is None:
                 return False
@@ -123,6 +125,7 @@ class ExecutorTable:
             executor.suspected = False
             changed = True
         changed |= self._set_functions(executor, status.functions, now)
+        executor.listed = listed if executor.functions == set(listed) else None
         # A free executor that took a one-shot call says with its next status that it is free again; one that
         # it sent before is not that status.
         free = self._local or not executor.functions
@@ -140,21 +143,43 @@ class ExecutorTable:
             self.dirty[executor.address] = None
         return changed
 
-    def _is_no_news(self, executor: Executor, status: Status) -> bool:
-        """Whether what follows would change nothing but the time and the utilization: of nearly all
-        statuses it does not, and thousands may come in a second."""
-        functions = executor.functions
-        return (
-            status.running
+    def on_repeated(
+        self,
+        address: Address,
+        functions: Sequence[str],
+        utilization: float,
+        running: bool,
+        gpu: bool,
+        process: int,
+        now: float,
+    ) -> bool:
+        """Take in what a status says, if that changes nothing but the time and the utilization; whether it
+        was so. Nearly all say the same as the last one, and thousands may come in a second: so they need not
+        be made a `Status` first, and `utilization` may be any number.
+
+        `functions` is to be a list, or what is equal to one with the same functions in the same order.
+        """
+        executor = self.executors.get(address)
+        if executor is None:
+            return False
+        if functions != executor.listed:
+            if executor.listed is not None or executor.functions != set(functions):
+                return False
+            executor.listed = [*functions]
+        if not (
+            running
             and executor.reported
             and not (executor.ahead or executor.unpinning or (executor.suspected and not executor.full))
             and not (executor.hearsay or executor.fresh)
-            and executor.gpu == status.gpu
+            and executor.gpu == gpu
             and executor.free == (self._local or not functions)
-            and status.utilization <= self._policy.max_utilization
-            and status.process in (0, executor.process)
-            and functions == set(status.functions)
-        )
+            and 0.0 <= utilization <= self._usual_utilization
+            and (process == 0 or (process == executor.process and self._ended.get(address) != process))
+        ):
+            return False
+        executor.last_seen = now
+        executor.utilization = utilization
+        return True
 
     def unheard_end(self, status: Status) -> Status | None:
         """The first word of the process that this status is from, where it was lost: that the one before it
@@ -439,6 +464,7 @@ class ExecutorTable:
             assert set(executor.fresh) <= executor.functions
             assert executor.hearsay <= executor.functions
             assert executor.entries.keys() == executor.functions
+            assert executor.listed is None or set(executor.listed) == executor.functions
             assert executor.recent == sum(executor.buckets)
             for function in executor.functions:
                 assert executor in self.functions[function]
@@ -505,6 +531,7 @@ class ExecutorTable:
 
     def _hold(self, executor: Executor, function: str) -> None:
         executor.functions.add(function)
+        executor.listed = None
         executor.entries[function] = location_entry(function, executor.name)
         pool = self.functions.get(function)
         if pool is None:
@@ -513,6 +540,7 @@ class ExecutorTable:
 
     def _release(self, executor: Executor, function: str) -> None:
         executor.functions.discard(function)
+        executor.listed = None
         executor.entries.pop(function, None)
         executor.fresh.pop(function, None)
         executor.hearsay.discard(function)

@@ -325,11 +325,35 @@ def test_the_policy_hears_the_end_of_a_process_that_did_not_tell_it(ingress: Set
 
 @pytest.mark.parametrize("utilization", [float("nan"), float("-inf"), float("inf"), 1e300])
 def test_an_absurd_utilization_is_taken_for_none_or_full(ingress: Setting, utilization: float) -> None:
-    status = internal_pb2.ThreadStatus(ip="10.0.0.1", running=True, utilization=utilization)
-    ingress.push(ports.STATUS, status.SerializeToString())
-    ingress.counted("statuses")
-    (record,) = ingress.loop._table.records()
-    assert record.utilization in (0.0, 1.0)
+    for number, told in enumerate((utilization, 0.5, utilization), 1):
+        status = internal_pb2.ThreadStatus(ip="10.0.0.1", running=True, utilization=told)
+        ingress.push(ports.STATUS, status.SerializeToString())
+        ingress.counted("statuses", number)
+        (record,) = ingress.loop._table.records()
+        assert record.utilization in ((0.5,) if told == 0.5 else (0.0, 1.0))
+
+
+def test_what_a_status_says_again_costs_no_more_than_a_look_and_a_cut_connection_is_heard_of_all_the_same(
+    ingress: Setting,
+) -> None:
+    looked_through: list[int] = []
+    cut: list[tuple[object, int]] = []
+    seen: list[object] = []
+    loop = ingress.loop
+    status_of, say_seen = loop._status_of, loop._events.seen
+    loop._status_of = lambda message, size: (looked_through.append(size), status_of(message, size))[1]  # type: ignore
+    loop._events.seen = lambda address, now: (seen.append(address), say_seen(address, now))[1]  # type: ignore
+    loop._lost.reconnected = lambda address, times, now: cut.append((address, times))
+    status = internal_pb2.ThreadStatus(ip="10.0.0.1", tid=2, running=True, functions=["g", "f"], process=3)
+    for number, (utilization, reconnections) in enumerate([(0.1, 0), (0.1, 0), (0.4, 0), (0.4, 5)], 1):
+        status.utilization, status.reconnections = utilization, reconnections
+        ingress.push(ports.STATUS, status.SerializeToString())
+        ingress.counted("statuses", number)
+        (record,) = loop._table.records()
+        assert record.utilization == utilization
+    assert len(looked_through) == 1
+    assert seen == 3 * [("10.0.0.1", 2)]
+    assert cut == [(("10.0.0.1", 2), 5)]
 
 
 @pytest.mark.parametrize("told", ["by its status", "by the policy", "by a whole table"])

@@ -555,7 +555,7 @@ Copies.TestCase.settings = settings(max_examples=60, stateful_step_count=30, dea
 TestCopies = Copies.TestCase
 
 
-WITHOUT_SHORT_CUT = type("WithoutShortCut", (ExecutorTable,), {"_is_no_news": lambda *_: False})
+WITHOUT_SHORT_CUT = type("WithoutShortCut", (ExecutorTable,), {"on_repeated": lambda *_: False})
 HAPPENINGS = st.lists(
     st.one_of(
         # Most often nothing else than before: that is what the short cut is for.
