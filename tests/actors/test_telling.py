@@ -1,0 +1,149 @@
+"""What the Policy tells at once, and what only with its next heartbeat, which here does not come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from ray_sched.actors import names
+from ray_sched.actors.messages import Event, Seen, StatusSeen, Suspected
+from ray_sched.config import Config
+from ray_sched.core.executor import Address, Status
+from ray_sched.core.replication import Update
+from tests.actors.in_process import group
+from tests.system.conftest import eventually
+from tests.wire.players import LegacyClient, PlayedExecutor, Pusher, Record
+
+HOST, NODE = "127.0.37.11", "127.0.37.12"
+FIRST, SECOND = (NODE, 0), (NODE, 1)
+NUMBERS = itertools.count(1)
+
+Actors = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
+    settings = {
+        "scheduler.heartbeat_s": 300.0,
+        "scheduler.lease_s": 900.0,
+        "scheduler.executor_timeout_s": 900.0,
+        "stats.policy_period_s": 600.0,
+        "kvs.path": str(tmp_path_factory.mktemp("store") / "kvs"),
+        "executor.runtime_dir": str(tmp_path_factory.mktemp("runtime")),
+    }
+    with group(Config(host=HOST).replace(**settings)) as actors:
+        yield actors
+
+
+@pytest.fixture
+def told(actors: Actors, monkeypatch: pytest.MonkeyPatch) -> list[Update]:
+    """What the Policy tells from now on."""
+    updates: list[Update] = []
+    publisher = actors[names.POLICY]._publisher
+    next_update = publisher.next_update
+
+    def noted(now: float) -> Update:
+        updates.append(next_update(now))
+        return updates[-1]
+
+    monkeypatch.setattr(publisher, "next_update", noted)
+    return updates
+
+
+@pytest.fixture
+def client(actors: Actors) -> Iterator[LegacyClient]:
+    with LegacyClient(HOST) as client:
+        yield client
+
+
+@pytest.fixture
+def executors(actors: Actors) -> Iterator[list[PlayedExecutor]]:
+    """Two, which name themselves as ours do, so that each gets several pins at once."""
+    with ExitStack() as stack:
+        pusher = Pusher()
+        stack.callback(pusher.close)
+
+        def named(executor: PlayedExecutor, pin: Record) -> str:
+            return f"{executor.location}/{pin.name}"
+
+        played = [
+            stack.enter_context(PlayedExecutor(*address, HOST, pusher, name_in_answers=named))
+            for address in (FIRST, SECOND)
+        ]
+        for executor in played:
+            executor.report()
+        eventually(lambda: known(actors) == {FIRST, SECOND}, "both are known")
+        yield played
+        for executor in played:
+            executor.report(running=False)
+        eventually(lambda: not known(actors), "both are gone")
+
+
+def known(actors: Actors) -> set[Address]:
+    """As the Policy knows them."""
+    policy = actors[names.POLICY]
+    with policy._lock:
+        return set(policy._table.executors)
+
+
+def holders(actors: Actors, function: str) -> set[Address]:
+    """As the Scheduler knows them."""
+    leasing = actors[names.SCHEDULER]._leasing
+    with leasing._lock:
+        return {executor.address for executor in leasing.table.functions.get(function, ())}
+
+
+@pytest.fixture
+def dag(client: LegacyClient) -> Iterator[str]:
+    """Of three functions in a row, named after it, that are pinned nowhere else."""
+    name = f"d{next(NUMBERS)}"
+    functions = [f"{name}_{step}" for step in range(3)]
+    for function in functions:
+        assert client.create_function(function, b"never run").success
+    assert client.create_dag(name, functions, list(itertools.pairwise(functions))).success
+    yield name
+    client.delete_dag(name)
+
+
+def test_what_executors_report_is_told_with_the_next_heartbeat(
+    actors: Actors, executors: list[PlayedExecutor], told: list[Update]
+) -> None:
+    actors[names.POLICY].on_events([StatusSeen(Status(*FIRST, ("g",)), 2**40, 1.0), Seen((SECOND,), 1.0)])
+    assert actors[names.POLICY]._table.executors[FIRST].functions == {"g"}
+    assert told == []
+
+
+@pytest.mark.parametrize("event", [StatusSeen(Status(*FIRST, running=False), 2**61, 1.0), Suspected(FIRST)])
+def test_who_takes_nothing_any_more_is_told_at_once(
+    actors: Actors, executors: list[PlayedExecutor], told: list[Update], event: Event
+) -> None:
+    actors[names.POLICY].on_events([event])
+    (update,) = told
+    assert FIRST in {*update.removed, *((record.ip, record.tid) for record in update.executors)}
+
+
+def test_a_creation_is_told_at_its_end_and_a_deletion_at_once(
+    actors: Actors,
+    executors: list[PlayedExecutor],
+    told: list[Update],
+    client: LegacyClient,
+    dag: str,
+) -> None:
+    assert len(told) == 1
+    assert all(holders(actors, f"{dag}_{step}") for step in range(3))
+    assert client.call_dag(dag).success
+    assert client.delete_dag(dag).success
+    eventually(lambda: not any(holders(actors, f"{dag}_{step}") for step in range(3)), "all are unpinned")
+
+
+def test_where_a_lost_pin_is_made_again_is_told_at_once(
+    actors: Actors, executors: list[PlayedExecutor], dag: str
+) -> None:
+    (before,) = holders(actors, f"{dag}_1")
+    executors[[FIRST, SECOND].index(before)].report(running=False)
+    (left,) = {FIRST, SECOND} - {before}
+    eventually(lambda: holders(actors, f"{dag}_1") == {left}, "the Scheduler knows where it is now")
