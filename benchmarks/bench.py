@@ -142,11 +142,14 @@ class Bench:
             control.close()
         self._context.term()
 
-    def rounds(self, clients: int, targets: Mapping[str, Target]) -> Rounds:
-        """Run every load, round by round, each round beginning with another."""
+    def rounds(self, clients: int, targets: Mapping[str, Target], times: int = 1) -> Rounds:
+        """Run every load, round by round, each round beginning with another.
+
+        `times` as many rounds as usual, where what is to be told apart is less than the noise of one load.
+        """
         measured: dict[str, list[Measurement]] = {name: [] for name in targets}
         problems: list[str] = []
-        for number in range(self.settings.rounds):
+        for number in range(times * self.settings.rounds):
             for name in _turned(list(targets), number):
                 target = targets[name]
                 target.begin()

@@ -126,7 +126,7 @@ def with_statuses(bench: Bench, row: str, clients: int) -> Result:
 
     floor, ours = chain(3, FLOOR_IP, SMALL), chain(3, LARGE_IP, LARGE)
     rounds = bench.rounds(
-        clients, {"floor": floor, "floor told": told(floor), "without": ours, "with": told(ours)}
+        clients, {"floor": floor, "floor told": told(floor), "without": ours, "with": told(ours)}, times=3
     )
     kept = rounds.ratio("calls_per_s", "with", "without")
     kept_by_floor = rounds.ratio("calls_per_s", "floor told", "floor")
@@ -149,7 +149,7 @@ def with_create(bench: Bench, row: str, clients: int) -> Result:
         begin=lambda: create.begin(PIN_DELAY_MS), end=create.end,
     )  # fmt: skip
     # Twice by itself: what differs between these two is the noise.
-    rounds = bench.rounds(clients, {"without": ours, "again without": ours, "with": during})
+    rounds = bench.rounds(clients, {"without": ours, "again without": ours, "with": during}, times=2)
     noise = rounds.ratio("p99_ms", "again without", "without")
     check = Check(
         "p99 times", rounds.ratio("p99_ms", "with", "without"), max(1.25, 1.25 * noise), at_least=False
