@@ -96,8 +96,6 @@ class PolicyActor:
         if self._record.asked or was_restarted():
             self._pinning.recall(self._record.asked, time.monotonic())
         self._publisher = Publisher(self._table, epoch=random.SystemRandom().getrandbits(48))
-        self._pressing = False
-        """Whether something changed that the ingresses do not know, and that no heartbeat is waited for."""
         self._waiters: dict[int, Future[Finished]] = {}
         self._missing: dict[str, list[str]] = {}
         """The functions that were last said to be pinned nowhere, by DAG."""
@@ -143,17 +141,18 @@ class PolicyActor:
             self._heard_at = now
             if unheard_s > MAX_TICK_GAP_S:
                 self._table.excuse(unheard_s, now)
+            urgent = False
             for event in events:
-                self._pressing |= not self._can_wait(event)
+                urgent |= self._is_urgent(event)
                 self._on_event(event, now)
-            self._publish_if_pressing(now)
+            if urgent:
+                self._publish(now)
 
     @ray.method(concurrency_group="events")
     def on_bookings(self, booked: Sequence[Event], batch: Batch | None = None) -> None:
         """What became of executors by calls of the Scheduler's own, or of an ingress shard's."""
         with self._lock:
             for event in booked:
-                self._pressing = True  # told with the next tick: more may follow
                 self._on_event(event, time.monotonic())
 
     @ray.method(concurrency_group="pins")
@@ -355,17 +354,12 @@ class PolicyActor:
             believed.append((function, address))
         return believed
 
-    def _can_wait(self, event: Event) -> bool:
-        """Whether what it changes may be told with the next heartbeat: to tell it at once takes a call to the
-        Scheduler and one to each ingress, milliseconds of processor time in all."""
-        match event:
-            case Seen():
-                return True
-            case StatusSeen(status):
-                return status.running  # the ingresses took it in before the Policy heard of it
-            case PinAnswered():
-                return bool(self._waiters)  # the end of the creation tells of all its pins
-        return False
+    def _is_urgent(self, event: Event) -> bool:
+        """Whether the others are to hear of it before the next tick: of who comes and who goes."""
+        if not isinstance(event, StatusSeen):
+            return False
+        known = self._table.executors.get(event.address)
+        return known is None or not known.reported or not event.status.running
 
     def _on_event(self, event: Event, now: float) -> None:
         match event:
@@ -419,7 +413,6 @@ class PolicyActor:
                 sends.append((ip, tid, "pin", message.SerializeToString()))
             else:
                 sends.append((ip, tid, "unpin", effect.function.encode()))
-                self._pressing = True
         if sends:
             self._ingress.tell("send", tuple(sends))
 
@@ -455,19 +448,15 @@ class PolicyActor:
                 self._carry_out(self._pinning.on_gone(address, now, returns=returns))
                 self._publish(now)
 
-    def _publish(self, now: float, heartbeat: bool = False) -> None:
-        """Tell the Scheduler what changed. When it does not answer, what changed stays to be told."""
-        if not self._recovered.is_set():
-            return
-        if not (heartbeat or self._publisher.has_changes()):
-            self._pressing = False
-        elif self._scheduler.has_room():
-            self._scheduler.tell("on_executors", self._publisher.next_update(now))
-            self._pressing = False
-
-    def _publish_if_pressing(self, now: float) -> None:
-        if self._pressing:
-            self._publish(now)
+    def _publish(self, now: float, heartbeat: bool = False) -> bool:
+        """Tell the Scheduler what changed; whether it could be told. While it does not answer, what changed
+        stays to be told."""
+        if not self._recovered.is_set() or not (heartbeat or self._publisher.has_changes()):
+            return False
+        if not self._scheduler.has_room():
+            return False
+        self._scheduler.tell("on_executors", self._publisher.next_update(now))
+        return True
 
     def _run(self) -> None:
         self._recover()
@@ -481,9 +470,8 @@ class PolicyActor:
                     self._table.age(now)
                     self._remove_silent(now)
                     next_table_tick = now + self._config.scheduler.heartbeat_s
-                self._publish_if_pressing(now)
-                if now >= next_heartbeat:
-                    self._publish(now, heartbeat=True)
+                due = now >= next_heartbeat
+                if (due or self._table.pressing) and self._publish(now, heartbeat=True):
                     next_heartbeat = now + self._config.scheduler.heartbeat_s
             if now >= next_missing:
                 self._catch_up()

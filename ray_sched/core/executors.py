@@ -85,6 +85,10 @@ class ExecutorTable:
         self._backing_off: dict[Executor, None] = {}
         self.dirty: dict[Address, None] = {}
         """Executors that changed since the copies were told, in order."""
+        self.pressing = False
+        """Whether calls may go amiss, or be refused without need, until the copies are told: somebody came or
+        went, became free or was taken, lost a function, or has one that nobody had. That a function has one
+        executor more, or that something is confirmed, can wait: to tell it costs milliseconds."""
 
     # --- what arrives ---
 
@@ -163,7 +167,8 @@ class ExecutorTable:
         if executor is None:
             return False
         if functions != executor.listed:
-            if executor.listed is not None or executor.functions != set(functions):
+            held = executor.functions
+            if executor.listed is not None or len(held) != len(functions) or held != set(functions):
                 return False
             executor.listed = [*functions]
         if not (
@@ -290,6 +295,7 @@ class ExecutorTable:
         for touched in self._touched:
             touched.pop(executor, None)
         self._backing_off.pop(executor, None)
+        self.pressing = True
         self._departed[address] = max(seq, executor.seq)
         if len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
@@ -486,6 +492,7 @@ class ExecutorTable:
         executor = Executor(*address)
         executor.last_seen = now
         self.executors[address] = executor
+        self.pressing = True
         # Copies do not believe what is older than its departure.
         executor.joined = self._departed.pop(address, 0)
         executor.seq = max(executor.joined, self._early.pop(address, 0))
@@ -536,6 +543,7 @@ class ExecutorTable:
         pool = self.functions.get(function)
         if pool is None:
             pool = self.functions[function] = Pool()
+            self.pressing = True
         pool.add(executor)
 
     def _release(self, executor: Executor, function: str) -> None:
@@ -544,6 +552,7 @@ class ExecutorTable:
         executor.entries.pop(function, None)
         executor.fresh.pop(function, None)
         executor.hearsay.discard(function)
+        self.pressing = True
         pool = self.functions.get(function)
         if pool is not None:
             pool.discard(executor)
@@ -551,6 +560,7 @@ class ExecutorTable:
                 del self.functions[function]
 
     def _set_free(self, executor: Executor, free: bool) -> None:
+        self.pressing |= free != executor.free
         executor.free = free
         if free:
             self._free_pool(executor).add(executor)

@@ -87,6 +87,7 @@ class Publisher:
         )
         self._number += 1
         table.dirty.clear()
+        table.pressing = False
         table.cached_keys.dirty.clear()
         self._dirty_dags.clear()
         return update

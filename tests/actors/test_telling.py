@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from ray_sched.actors import names
-from ray_sched.actors.messages import Event, Seen, StatusSeen, Suspected
+from ray_sched.actors.messages import Seen, StatusSeen
 from ray_sched.config import Config
+from ray_sched.core.dispatch import seq_at
 from ray_sched.core.executor import Address, Status
 from ray_sched.core.replication import Update
 from tests.actors.in_process import group
@@ -19,7 +21,7 @@ from tests.system.conftest import eventually
 from tests.wire.players import LegacyClient, PlayedExecutor, Pusher, Record
 
 HOST, NODE = "127.0.37.11", "127.0.37.12"
-FIRST, SECOND = (NODE, 0), (NODE, 1)
+FIRST, SECOND, THIRD = (NODE, 0), (NODE, 1), (NODE, 2)
 NUMBERS = itertools.count(1)
 
 Actors = dict[str, Any]
@@ -109,21 +111,39 @@ def dag(client: LegacyClient) -> Iterator[str]:
     client.delete_dag(name)
 
 
-def test_what_executors_report_is_told_with_the_next_heartbeat(
-    actors: Actors, executors: list[PlayedExecutor], told: list[Update]
+def test_that_a_function_has_one_executor_more_is_told_with_the_next_heartbeat(
+    actors: Actors, executors: list[PlayedExecutor], dag: str, told: list[Update]
 ) -> None:
-    actors[names.POLICY].on_events([StatusSeen(Status(*FIRST, ("g",)), 2**40, 1.0), Seen((SECOND,), 1.0)])
-    assert actors[names.POLICY]._table.executors[FIRST].functions == {"g"}
+    policy, function = actors[names.POLICY], f"{dag}_1"
+    (holder,) = holders(actors, function)
+    (other,) = {FIRST, SECOND} - {holder}
+    before = tuple(policy._table.executors[other].functions)
+    eventually(lambda: not policy._table.pressing, "what came before is told")
+    told.clear()
+    now = time.monotonic()
+    policy.on_events(
+        [StatusSeen(Status(*other, (*before, function)), seq_at(now), now), Seen((holder,), now)]
+    )
+    assert other in {executor.address for executor in policy._table.functions[function]}
     assert told == []
+    # What has to be told at once brings it along.
+    policy.on_events([StatusSeen(Status(*holder, running=False), seq_at(now) + 1, now)])
+    assert told != []
+    eventually(lambda: holders(actors, function) == {other}, "the Scheduler knows both")
 
 
-@pytest.mark.parametrize("event", [StatusSeen(Status(*FIRST, running=False), 2**61, 1.0), Suspected(FIRST)])
-def test_who_takes_nothing_any_more_is_told_at_once(
-    actors: Actors, executors: list[PlayedExecutor], told: list[Update], event: Event
+@pytest.mark.parametrize("status", [Status(*FIRST, running=False), Status(*THIRD)])
+def test_who_comes_or_goes_is_told_at_once(
+    actors: Actors, executors: list[PlayedExecutor], told: list[Update], status: Status
 ) -> None:
-    actors[names.POLICY].on_events([event])
+    policy = actors[names.POLICY]
+    eventually(lambda: not policy._table.pressing, "what came before is told")
+    told.clear()
+    now = time.monotonic()
+    policy.on_events([StatusSeen(status, seq_at(now), now)])
     (update,) = told
-    assert FIRST in {*update.removed, *((record.ip, record.tid) for record in update.executors)}
+    assert status.address in {*update.removed, *((record.ip, record.tid) for record in update.executors)}
+    policy.on_events([StatusSeen(Status(*THIRD, running=False), seq_at(now) + 1, now)])
 
 
 def test_a_creation_is_told_at_its_end_and_a_deletion_at_once(
@@ -133,7 +153,12 @@ def test_a_creation_is_told_at_its_end_and_a_deletion_at_once(
     client: LegacyClient,
     dag: str,
 ) -> None:
-    assert len(told) == 1
+    eventually(lambda: not actors[names.POLICY]._table.pressing, "what came before is told")
+    told.clear()
+    again = [f"{dag}_{step}" for step in range(3)]
+    assert client.create_dag(f"{dag}_again", again, list(itertools.pairwise(again))).success
+    assert len(told) <= 1, "its functions have executors already"
+    assert client.delete_dag(f"{dag}_again").success
     assert all(holders(actors, f"{dag}_{step}") for step in range(3))
     assert client.call_dag(dag).success
     assert client.delete_dag(dag).success

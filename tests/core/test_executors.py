@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ray_sched.config import PolicyConfig
 from ray_sched.core.executor import Executor, Status
 from ray_sched.core.executors import OURS_GRACE_S, ExecutorTable
+from ray_sched.core.replication import Publisher
 
 A, B = ("10.0.0.1", 0), ("10.0.0.2", 1)
 
@@ -105,6 +107,35 @@ def test_a_copy_knows_which_process_reported() -> None:
     # Where the word of another one comes this way first, its own status tells the end all the same.
     copy.apply(dataclasses.replace(record, process=8, seq=2))
     assert copy.unheard_end(status(A, process=8)) is not None
+
+
+def test_what_calls_depend_on_is_pressing_until_it_is_told_and_one_executor_more_is_not() -> None:
+    t = table()
+    publisher = Publisher(t, epoch=1)
+
+    def presses(*happening: Any) -> bool:
+        """Whether it is to be told at once; then it is told."""
+        _happens(t, happening[0], list(happening[1:]), 1.0, next(seqs))
+        pressing = t.pressing
+        publisher.next_update(1.0)
+        assert not t.pressing
+        return pressing
+
+    seqs = itertools.count(1)
+    assert presses("status", status(A))  # it came
+    assert presses("status", status(B, "f"))
+    assert presses("status", status(A, "g"))  # it is taken
+    assert not presses("again", A, 0.1)
+    assert not presses("status", status(A, "g", "f"))  # f has one more
+    assert presses("status", status(A, "g", "f", "h"))  # h had none
+    assert presses("status", status(A, "g", "f"))
+    assert not presses("pinned", B, "g", True)
+    assert presses("unpinned", B, "g")
+    assert presses("status", status(A))  # it is free
+    assert presses("called", A)
+    assert presses("status", status(A))
+    assert presses("status", status(A, running=False))
+    assert presses("gossip", ("10.0.0.9", 0), "f")
 
 
 def test_a_status_that_names_a_function_twice_counts_it_once() -> None:
