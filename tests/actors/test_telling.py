@@ -30,14 +30,19 @@ Actors = dict[str, Any]
 @pytest.fixture(scope="module")
 def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
     settings = {
-        "scheduler.heartbeat_s": 300.0,
         "scheduler.lease_s": 900.0,
         "scheduler.executor_timeout_s": 900.0,
         "stats.policy_period_s": 600.0,
         "kvs.path": str(tmp_path_factory.mktemp("store") / "kvs"),
         "executor.runtime_dir": str(tmp_path_factory.mktemp("runtime")),
     }
-    with group(Config(host=HOST).replace(**settings)) as actors:
+    config = Config(host=HOST).replace(**settings)
+    with group(config) as actors:
+        policy = actors[names.POLICY]
+        # From now on; that the Scheduler hears of it at all, the usual ones have seen to.
+        policy._config = config.replace(**{"scheduler.heartbeat_s": 300.0})
+        last = policy._publisher._number
+        eventually(lambda: policy._publisher._number > last, "the last of the usual heartbeats")
         yield actors
 
 
