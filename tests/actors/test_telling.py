@@ -40,8 +40,9 @@ def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
     with group(config) as actors:
         policy = actors[names.POLICY]
         # From now on; that the Scheduler hears of it at all, the usual ones have seen to.
-        policy._config = config.replace(**{"scheduler.heartbeat_s": 300.0})
-        last = policy._publisher._number
+        with policy._lock:  # which the ticker holds while it tells, and sets the time of the next one
+            policy._config = config.replace(**{"scheduler.heartbeat_s": 300.0})
+            last = policy._publisher._number
         eventually(lambda: policy._publisher._number > last, "the last of the usual heartbeats")
         yield actors
 
