@@ -1,6 +1,7 @@
 """The Policy: what is known of the executors, and where a function is pinned.
 
-Its table is the one whose word counts; the Scheduler has a copy, and each Ingress a copy of that.
+Its table is the one whose word counts; the Scheduler has a copy, and each Ingress a copy of that. They are
+told within a tick on what calls depend, and the rest with the next heartbeat.
 Ray's threads and a ticker share the state under one lock; nothing waits while it holds it.
 """
 
