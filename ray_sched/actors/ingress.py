@@ -52,7 +52,7 @@ class IngressActor:
     @ray.method(concurrency_group="events")
     def send(self, sends: tuple[Send, ...]) -> None:
         """Messages to executors, from the Policy or the Scheduler."""
-        self._loop.mailbox.put(lambda now: self._loop.send(sends))
+        self._loop.mailbox.put(lambda now: self._loop.send(sends, now))
 
     def snapshot(self) -> Update:
         """All that is known of the executors here: a restarted Policy begins with it."""

@@ -495,8 +495,16 @@ class IngressLoop:
             if to.key:
                 self._lost.unsent(to)
 
+    def _book(self, sends: tuple[Send, ...], now: float) -> None:
+        """The Scheduler's one-shot calls take executors here, too, before the Policy's word of it has come: a
+        short call ends sooner, and the status that says so would be taken for no news."""
+        for ip, tid, kind, _ in sends:
+            if kind == CALL:
+                self._table.booked((ip, tid), seq_at(now))
+
     def _note(self, sends: tuple[Send, ...], now: float) -> None:
         """What the Scheduler decided is about to be sent."""
+        self._book(sends, now)
         noted: dict[Destination, list[Address]] = {}
         for ip, tid, kind, message in sends:
             to = destination_of(kind, message)
@@ -620,11 +628,12 @@ class IngressLoop:
                 self._plans[name] = plan_of(parse(cb.Dag, dag))
         self.synced.set()
 
-    def send(self, sends: tuple[Send, ...]) -> None:
+    def send(self, sends: tuple[Send, ...], now: float) -> None:
         """Messages from the Policy or the Scheduler. In the loop's thread.
 
         The Policy may not have heard yet who left, and whoever comes after it is not to be pinned for it.
         """
+        self._book(sends, now)
         for ip, tid, kind, message in sends:
             if kind in PINNING:
                 if self._table.has_left((ip, tid)):

@@ -353,6 +353,10 @@ class ExecutorTable:
         """The same of what another one booked, of whose executor this table may be still to hear."""
         executor = self.executors.get(address)
         if executor is not None:
+            if not self._local and not (executor.free and seq >= executor.seq):
+                # Whoever booked it took it for free, and is to hear that it is not, or is so again.
+                self.dirty[address] = None
+                self.pressing = True
             self.book(executor, seq)
         elif self._overtaking and len(self._early) < DEPARTED_KEPT:
             self._early[address] = seq

@@ -89,7 +89,7 @@ class Setting:
 
     def send(self, kind: str, message: bytes) -> None:
         """As the Policy or the Scheduler does."""
-        self.loop.mailbox.put(lambda now: self.loop.send(((self.host, 0, kind, message),)))
+        self.loop.mailbox.put(lambda now: self.loop.send(((self.host, 0, kind, message),), now))
 
     @contextmanager
     def executor(self, kind: str) -> Iterator[zmq.Socket[bytes]]:
@@ -365,7 +365,7 @@ def test_what_waits_for_an_executor_that_left_is_not_its_successors(ingress: Set
     update = Update(1, 1, not removed, (), removed, {}, {}, time.monotonic() + 1000.0)
 
     def in_one_turn(now: float) -> None:
-        ingress.loop.send(((HOST, 0, "pin", pin("just before")),))
+        ingress.loop.send(((HOST, 0, "pin", pin("just before")),), now)
         if told == "by its status":
             ingress.loop._on_status(status, now)
         else:
@@ -410,13 +410,35 @@ def test_the_status_that_ends_an_unpin_is_news_though_it_changes_nothing_here(in
     assert not reported()
 
 
+def test_the_status_that_ends_a_call_of_the_schedulers_is_news_though_nobody_said_that_it_began() -> None:
+    setting = Setting(CONFIG.replace(mgmt="127.0.8.22"))  # where a call takes an executor
+    told: list[Event] = []
+    try:
+        loop = setting.loop
+        loop._events.add = lambda event, **how: told.append(event)  # type: ignore[method-assign]
+        status = internal_pb2.ThreadStatus(ip=HOST, running=True).SerializeToString()
+        setting.push(ports.STATUS, status)
+        setting.counted("statuses")
+        (executor,) = loop._table.executors.values()
+        assert executor.free
+        setting.send("call", cb.FunctionCall(name="f").SerializeToString())
+        setting.until(lambda: not executor.free)
+        told.clear()
+        setting.push(ports.STATUS, status)
+        setting.counted("statuses", 2)
+        assert executor.free
+        assert [event.status for event in told if isinstance(event, StatusSeen)] == [Status(HOST, 0)]
+    finally:
+        setting.close()
+
+
 def test_what_was_sent_to_an_executor_just_before_it_said_goodbye_still_reaches_it(ingress: Setting) -> None:
     ingress.lease()
     status = internal_pb2.ThreadStatus(ip=HOST, tid=0, running=False).SerializeToString()
 
     def in_one_turn(now: float) -> None:
         for number in range(100):
-            ingress.loop.send(((HOST, 0, "schedule", b"%d" % number),))
+            ingress.loop.send(((HOST, 0, "schedule", b"%d" % number),), now)
         ingress.loop._on_status(status, now)
 
     with ingress.executor("schedule") as leaving:

@@ -134,6 +134,16 @@ def test_what_calls_depend_on_is_pressing_until_it_is_told_and_one_executor_more
     assert presses("status", status(A))  # it is free
     assert presses("called", A)
     assert presses("status", status(A))
+    t.book(t.executors[A], 1000)
+    assert t.pressing
+    publisher.next_update(1.0)
+    t.booked(A, 1001)  # it is taken already, which whoever took it does not know
+    assert (t.pressing, A in t.dirty) == (True, True)
+    publisher.next_update(1.0)
+    t.on_status(status(A), 1.0, 1002)
+    publisher.next_update(1.0)
+    t.booked(A, 1001)  # that has ended
+    assert (t.pressing, A in t.dirty, t.executors[A].free) == (True, True, True)
     assert presses("status", status(A, running=False))
     assert presses("gossip", ("10.0.0.9", 0), "f")
 
