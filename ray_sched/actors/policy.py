@@ -368,10 +368,7 @@ class PolicyActor:
                 pass  # the last word of a process that is dead
             case StatusSeen(status, seq, at):
                 known = self._table.executors.get(status.address)
-                changed = self._table.on_status(status, at, seq)
-                if not (changed or self._config.local) and known is not None and known.free:
-                    # It was taken meanwhile, unheard of here: who took it is to hear that it is free.
-                    self._table.pressing = True
+                self._table.on_status(status, at, seq)
                 self._table.informed(status.address, seq)
                 if status.running:
                     self._carry_out(self._pinning.on_status(status.address, status.functions, now))

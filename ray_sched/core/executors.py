@@ -219,6 +219,8 @@ class ExecutorTable:
         if executor is not None:
             executor.seq = max(seq, executor.seq)
             self.dirty[address] = None
+            # It may have been taken meanwhile, unheard of here: who took it is to hear that it is free.
+            self.pressing |= executor.free and not self._local
 
     def pinned(self, address: Address, function: str, now: float, *, named: bool = False) -> None:
         """An executor accepted a function, and (`named`) said itself who it is, as ours do."""

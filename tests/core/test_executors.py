@@ -144,6 +144,9 @@ def test_what_calls_depend_on_is_pressing_until_it_is_told_and_one_executor_more
     publisher.next_update(1.0)
     t.booked(A, 1001)  # that has ended
     assert (t.pressing, A in t.dirty, t.executors[A].free) == (True, True, True)
+    publisher.next_update(1.0)
+    assert presses("told of it", A)  # it is free, which whoever took it unheard of here does not know
+    assert not presses("told of it", B)  # it holds functions
     assert presses("status", status(A, running=False))
     assert presses("gossip", ("10.0.0.9", 0), "f")
 
