@@ -410,7 +410,10 @@ def test_the_status_that_ends_an_unpin_is_news_though_it_changes_nothing_here(in
     assert not reported()
 
 
-def test_the_status_that_ends_a_call_of_the_schedulers_is_news_though_nobody_said_that_it_began() -> None:
+@pytest.mark.parametrize("way", ["by handle", "forwarded"])
+def test_the_status_that_ends_a_call_of_the_schedulers_is_news_though_nobody_said_that_it_began(
+    way: str,
+) -> None:
     setting = Setting(CONFIG.replace(mgmt="127.0.8.22"))  # where a call takes an executor
     told: list[Event] = []
     try:
@@ -421,7 +424,9 @@ def test_the_status_that_ends_a_call_of_the_schedulers_is_news_though_nobody_sai
         setting.counted("statuses")
         (executor,) = loop._table.executors.values()
         assert executor.free
-        setting.send("call", cb.FunctionCall(name="f").SerializeToString())
+        take = loop.send if way == "by handle" else loop._note
+        call = (HOST, 0, "call", cb.FunctionCall(name="f").SerializeToString())
+        loop.mailbox.put(lambda now: take((call,), now))
         setting.until(lambda: not executor.free)
         told.clear()
         setting.push(ports.STATUS, status)

@@ -151,6 +151,22 @@ def test_who_comes_or_goes_is_told_at_once(
     policy.on_events([StatusSeen(Status(*THIRD, running=False), seq_at(now) + 1, now)])
 
 
+def test_what_a_full_link_does_not_take_is_told_once_it_has_room(
+    actors: Actors, executors: list[PlayedExecutor], told: list[Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = actors[names.POLICY]
+    eventually(lambda: not policy._table.pressing, "what came before is told")
+    told.clear()
+    now = time.monotonic()
+    with monkeypatch.context() as full:
+        full.setattr(policy._scheduler, "has_room", lambda: False)
+        policy.on_events([StatusSeen(Status(*THIRD), seq_at(now), now)])
+        assert told == []
+    eventually(lambda: bool(told), "it is told with a tick")
+    assert THIRD in {(record.ip, record.tid) for record in told[0].executors}
+    policy.on_events([StatusSeen(Status(*THIRD, running=False), seq_at(now) + 1, now)])
+
+
 def test_a_creation_is_told_at_its_end_and_a_deletion_at_once(
     actors: Actors,
     executors: list[PlayedExecutor],
