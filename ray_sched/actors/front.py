@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages that one port may have handled before the others have their turn."""
+ANSWERED_TOGETHER: Final = 8
+"""Requests whose replies go out in one go. One by one each wakes ZeroMQ's thread; where all of a turn go out
+at its end, those who wait for them and whoever is to write them stand idle until then."""
 MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
 
@@ -95,14 +98,20 @@ def request_handler(
 ) -> Callable[[zmq.Socket[bytes], float], bool]:
     """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later.
 
-    What a turn does not get to waits in `backlog`, where there is one, else in the socket. The replies of a
-    turn go out together at its end, after `before_replies`: what these calls came to is kept once for all of
+    What a turn does not get to waits in `backlog`, where there is one, else in the socket. A few replies go
+    out together (ANSWERED_TOGETHER), after `before_replies`: what these calls came to is kept once for all of
     them, and ZeroMQ's thread is woken once.
     """
     max_bytes = limit.max_bytes
 
+    def answer(replies: list[tuple[Peer, Answer]]) -> None:
+        before_replies()
+        for peer, reply in replies:
+            reply_to(peer, reply, drop)
+        replies.clear()
+
     def on_readable(socket: zmq.Socket[bytes], now: float) -> bool:
-        fetch, overloaded = receive_request, False
+        fetch, overloaded, answered = receive_request, False, False
         replies: list[tuple[Peer, Answer]] = []
         if backlog:
             backlog.take_in(socket, now)
@@ -142,16 +151,18 @@ def request_handler(
                 reply = refusal(error)
             if reply is not None:
                 replies.append((peer, reply))
+                if len(replies) == ANSWERED_TOGETHER:
+                    answer(replies)
+                    answered = True
         else:
             exhausted = False
         if replies:
-            before_replies()
-            for peer, reply in replies:
-                reply_to(peer, reply, drop)
+            answer(replies)
+            answered = True
         if not exhausted and backlog is not None and not overloaded:
             backlog.take_in(socket, now, served=BATCH)
         # To write a reply may have taken the word that something came meanwhile (see `Readiness`).
-        return overloaded or not exhausted or bool(replies)
+        return overloaded or not exhausted or answered
 
     return on_readable
 

@@ -36,7 +36,7 @@ def receive(socket: zmq.Socket[bytes], *first: bytes) -> list[bytes]:
     frames = [*first]
     while True:
         # A `Frame` costs twice as much as bytes do, but knows whether it was the last.
-        frame = socket.recv(DONTWAIT, False)
+        frame = receive_part(socket, DONTWAIT, False)
         frames.append(frame.bytes)
         if not frame.more:
             return frames
@@ -44,7 +44,7 @@ def receive(socket: zmq.Socket[bytes], *first: bytes) -> list[bytes]:
 
 def receive_request(socket: zmq.Socket[bytes]) -> list[bytes]:
     """`receive` for a ROUTER, whose own first part, who asks, is never the last."""
-    return receive(socket, socket.recv(DONTWAIT))
+    return receive(socket, receive_part(socket, DONTWAIT))
 
 
 def batching_context() -> zmq.Context[zmq.Socket[bytes]]:

@@ -5,6 +5,7 @@ There is no Ray here, so that nothing can be forwarded: that is refused, too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -17,7 +18,7 @@ import pytest
 import zmq
 
 from ray_sched.actors import front
-from ray_sched.actors.front import Limit, request_handler
+from ray_sched.actors.front import ANSWERED_TOGETHER, Limit, Peer, request_handler
 from ray_sched.actors.ingress_loop import FAREWELL_MS, IngressLoop
 from ray_sched.actors.messages import Event, StatusSeen
 from ray_sched.config import Config
@@ -585,4 +586,43 @@ def test_what_comes_while_replies_go_out_is_looked_at_next() -> None:
     assert echo(router, 0.0)
     assert second.recv_multipart() == [b"", b"2"]
     assert not echo(router, 0.0)
+    context.destroy(0)
+
+
+@pytest.mark.parametrize("asked", [1, ANSWERED_TOGETHER, ANSWERED_TOGETHER + 1, 3 * ANSWERED_TOGETHER - 1])
+def test_the_first_of_a_turn_do_not_wait_for_its_last_and_nobody_is_answered_before_it_is_noted(
+    asked: int,
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind("inproc://requests")
+    client.connect("inproc://requests")
+    answered: list[bytes] = []
+    noted: list[bytes] = []
+
+    def answer(body: bytes, peer: Peer, now: float) -> Reply:
+        taken.append(body)
+        with contextlib.suppress(zmq.Again):
+            while True:
+                answered.append(client.recv_multipart(zmq.NOBLOCK)[1])
+        assert len(answered) == (len(taken) - 1) // ANSWERED_TOGETHER * ANSWERED_TOGETHER
+        assert len(noted) == len(answered)
+        return Reply(body)
+
+    taken: list[bytes] = []
+    serve = request_handler(
+        answer,
+        Limit(1000, "max_message_bytes"),
+        Counter(),
+        lambda *_: None,
+        None,
+        lambda: noted.extend(taken[len(noted) :]),
+    )
+    bodies = [b"%d" % number for number in range(asked)]
+    for body in bodies:
+        client.send_multipart([b"", body])
+    assert router.poll(WAIT_MS)
+    assert serve(router, 0.0)
+    answered += [client.recv_multipart()[1] for _ in range(asked - len(answered))]
+    assert answered == noted == bodies
     context.destroy(0)
