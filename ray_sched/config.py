@@ -312,6 +312,13 @@ class Config:
         minimum=0.5,
     )
     ray_timeout_s: float = setting(5.0, "Seconds that a Ray cluster has to take a connection.", minimum=0.1)
+    background_nice: int = setting(
+        5,
+        "How much Policy, StatsReporter and Gossip, for which no call waits, give way to others on busy cores, "
+        "as `nice` has it; 0: not at all.",
+        minimum=0,
+        maximum=19,
+    )
     log_level: str = setting(
         "INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Final
 
 import ray
 
-from ray_sched.actors import local_mode
+from ray_sched.actors import local_mode, names
 from ray_sched.config import Config
 from ray_sched.logs import configure
 
@@ -19,6 +20,11 @@ log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long another thread may keep the interpreter from a loop that has something to do."""
+BACKGROUND: Final = (names.POLICY, names.STATS, names.GOSSIP)
+"""The actors that no call waits for."""
+LEAST_PRIORITY: Final = 19
+PASSES: Final = 2
+"""A thread may have been started by one that had its turn only later."""
 
 
 def prepare_process(config: Config, role: str) -> None:
@@ -27,6 +33,20 @@ def prepare_process(config: Config, role: str) -> None:
     if local_mode.is_on():
         return
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if role in BACKGROUND:
+        give_way(config.background_nice)
+
+
+def give_way(nice: int) -> None:
+    """Let all threads of this process, Ray's too, run at so much less of a priority; 19 is the least that
+    there is. (Source: setpriority(2): on Linux each thread has its own, and one that is started takes that
+    of the thread that starts it.)
+    """
+    least = min(os.getpriority(os.PRIO_PROCESS, 0) + nice, LEAST_PRIORITY)
+    for _ in range(PASSES):
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, thread, least)
 
 
 def prepare_log(config: Config, role: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +31,7 @@ SETTINGS = Config(host=HOST, mgmt=MANAGEMENT).replace(
         "scheduler.num_replicas": 2,
         "kvs.consistency": "causal",
         "policy.max_recent_calls": 0,
+        "background_nice": 7,
         "stats.period_s": 0.3,
         "stats.flush_s": 0.1,
         "executor.status_period_s": 0.5,
@@ -58,6 +61,22 @@ def test_a_dag_has_as_many_replicas_as_is_set(set_client: Client) -> None:
     executors = ray.get(policy.status.remote(), timeout=WAIT_S)["executors"]
     assert [e["pinned_for"] for e in executors] == [["set_replicas/set_one"]] * 2
     set_client.delete_dag("set_replicas")
+
+
+def test_actors_that_no_call_waits_for_give_way_with_all_of_their_threads(set_client: Client) -> None:
+    def priorities(role: str) -> set[int]:
+        pid = ray.get(names.find(HOST, role).status.remote(), timeout=WAIT_S)["pid"]
+        found = set()
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                found.add(os.getpriority(os.PRIO_PROCESS, thread))
+        return found
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for role in (names.POLICY, names.STATS, names.GOSSIP):
+        assert priorities(role) == {min(own + 7, 19)}, role
+    for role in (names.INGRESS, names.SCHEDULER, names.KVS):
+        assert priorities(role) == {own}, role
 
 
 def test_functions_and_results_are_causal(set_client: Client) -> None:
