@@ -314,8 +314,8 @@ class Config:
     ray_timeout_s: float = setting(5.0, "Seconds that a Ray cluster has to take a connection.", minimum=0.1)
     background_nice: int = setting(
         5,
-        "How much Policy, StatsReporter and Gossip, for which no call waits, give way to others on busy cores, "
-        "as `nice` has it; 0: not at all.",
+        "How much Policy, StatsReporter and Gossip, for which no call waits, give way on busy cores, as "
+        "`nice` has it; 0: not at all.",
         minimum=0,
         maximum=19,
     )
