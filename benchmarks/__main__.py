@@ -17,7 +17,7 @@ from benchmarks.rows import ROWS
 from benchmarks.scheduler import NoReplyError
 from benchmarks.stage import start_large, start_small
 
-QUICK: Final = Settings(rounds=3, duration_s=0.4, warm_up_s=0.1)
+QUICK: Final = Settings(rounds=5, duration_s=0.25, warm_up_s=0.1)
 FULL: Final = Settings(rounds=15, duration_s=0.27, warm_up_s=0.1)
 """Many short rounds: the machine's speed changes within a second, and then disturbs few of the ratios."""
 

@@ -41,6 +41,8 @@ BATCH: Final = 64
 ANSWERED_TOGETHER: Final = 8
 """Requests whose replies go out in one go. One by one each wakes ZeroMQ's thread; where all of a turn go out
 at its end, those who wait for them and whoever is to write them stand idle until then."""
+ANSWERED_FIRST: Final = 4
+"""The same of a turn's first ones: where few wait, it has hardly more."""
 MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
 
@@ -99,7 +101,7 @@ def request_handler(
     """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later.
 
     What a turn does not get to waits in `backlog`, where there is one, else in the socket. A few replies go
-    out together (ANSWERED_TOGETHER), after `before_replies`: what these calls came to is kept once for all of
+    out together, after `before_replies`: what these calls came to is kept once for all of
     them, and ZeroMQ's thread is woken once.
     """
     max_bytes = limit.max_bytes
@@ -151,7 +153,7 @@ def request_handler(
                 reply = refusal(error)
             if reply is not None:
                 replies.append((peer, reply))
-                if len(replies) == ANSWERED_TOGETHER:
+                if len(replies) == (ANSWERED_TOGETHER if answered else ANSWERED_FIRST):
                     answer(replies)
                     answered = True
         else:
