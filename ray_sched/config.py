@@ -314,10 +314,10 @@ class Config:
     ray_timeout_s: float = setting(5.0, "Seconds that a Ray cluster has to take a connection.", minimum=0.1)
     background_nice: int = setting(
         5,
-        "How much Policy, StatsReporter and Gossip, for which no call waits, give way on busy cores, as "
-        "`nice` has it; 0: not at all.",
+        "How much Policy, StatsReporter and Gossip, whose work no call waits for, give way on busy cores, as "
+        "`nice` has it; 0: not at all. With much more a busy node would keep leases from being renewed.",
         minimum=0,
-        maximum=19,
+        maximum=10,
     )
     log_level: str = setting(
         "INFO", "Least level of what is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")

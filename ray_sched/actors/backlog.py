@@ -12,6 +12,7 @@ what that comes to.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from typing import Final
 
@@ -57,7 +58,8 @@ class Backlog:
 
     def take_in(self, socket: zmq.Socket[bytes], now: float, *, served: int = 0) -> None:
         """Take out of the socket what is there; newcomers that would wait too long are refused. Where nobody
-        waits yet, so many have been `served` since `now` already."""
+        waits yet, so many have been `served` since `now` already, in a turn: what the next one is sure to
+        serve, too, counts as never too old. Those who were answered within a turn may have asked again."""
         self._now = now
         room = self._room(now, served)
         waiting = self._waiting
@@ -69,6 +71,8 @@ class Backlog:
                 waiting.append((now, frames))
                 self._bytes += sum(map(len, frames))
         except zmq.Again:
+            if len(waiting) <= served:
+                self._waiting = deque((math.inf, frames) for _, frames in waiting)
             return
         if room < AT_ONCE:
             self._refuse_newcomers(socket)

@@ -42,7 +42,7 @@ ANSWERED_TOGETHER: Final = 8
 """Requests whose replies go out in one go. One by one each wakes ZeroMQ's thread; where all of a turn go out
 at its end, those who wait for them and whoever is to write them stand idle until then."""
 ANSWERED_FIRST: Final = 4
-"""The same of a turn's first ones: where few wait, it has hardly more."""
+"""The same of a turn's first ones: where few wait, it begins with hardly more."""
 MAX_SOCKETS: Final = 20_000
 """Addresses that are kept connected; less where the process may not open three files for each."""
 

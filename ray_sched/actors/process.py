@@ -21,10 +21,8 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long another thread may keep the interpreter from a loop that has something to do."""
 BACKGROUND: Final = (names.POLICY, names.STATS, names.GOSSIP)
-"""The actors that no call waits for."""
+"""The actors that no call waits for, as long as the Policy has its word now and then: leases need it."""
 LEAST_PRIORITY: Final = 19
-PASSES: Final = 2
-"""A thread may have been started by one that had its turn only later."""
 
 
 def prepare_process(config: Config, role: str) -> None:
@@ -38,15 +36,19 @@ def prepare_process(config: Config, role: str) -> None:
 
 
 def give_way(nice: int) -> None:
-    """Let all threads of this process, Ray's too, run at so much less of a priority; 19 is the least that
-    there is. (Source: setpriority(2): on Linux each thread has its own, and one that is started takes that
-    of the thread that starts it.)
+    """Let all threads of this process, Ray's too, run at so much less of a priority than they do. (Source:
+    setpriority(2): on Linux each thread has its own, and one that is started takes that of the thread that
+    starts it.)
     """
-    least = min(os.getpriority(os.PRIO_PROCESS, 0) + nice, LEAST_PRIORITY)
-    for _ in range(PASSES):
+    if not nice:
+        return
+    try:
         for thread in map(int, os.listdir("/proc/self/task")):
             with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.setpriority(os.PRIO_PROCESS, thread, least)
+                own = os.getpriority(os.PRIO_PROCESS, thread)
+                os.setpriority(os.PRIO_PROCESS, thread, min(own + nice, LEAST_PRIORITY))
+    except OSError as error:  # a sandbox may forbid it
+        log.warning("this actor cannot give way to others on busy cores: %s", error)
 
 
 def prepare_log(config: Config, role: str) -> None:

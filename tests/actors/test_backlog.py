@@ -145,6 +145,23 @@ def test_what_has_waited_too_long_is_refused_and_not_served_late(port: Port) -> 
     assert cb.GenericResponse.FromString(reply[2]).error == cb.NO_RESOURCES
 
 
+@pytest.mark.parametrize(("waiting", "too_old"), [(64, False), (65, True)])
+def test_what_the_next_turn_is_sure_to_serve_is_never_too_old(
+    port: Port, waiting: int, too_old: bool
+) -> None:
+    """Whoever was answered in a full turn may have asked again: that alone is no overload."""
+    port.ask(*numbers(0, waiting))
+    port.backlog.take_in(port.router, 0.0, served=64)
+    port.backlog.take_in(port.router, 1.5)  # the loop stood still
+    if too_old:
+        with pytest.raises(zmq.Again):
+            port.next()
+        assert port.counts["refused_overload"] == waiting
+    else:
+        assert [port.next() for _ in range(waiting)] == numbers(0, waiting)
+        assert not port.counts["refused_overload"]
+
+
 def test_who_asks_for_the_reason_of_a_refusal_gets_it(port: Port) -> None:
     port.ask(b"1")
     port.backlog.take_in(port.router, 0.0)

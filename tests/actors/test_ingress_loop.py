@@ -599,27 +599,22 @@ def test_the_first_of_a_turn_do_not_wait_for_its_last_and_nobody_is_answered_bef
     client.connect("inproc://requests")
     answered: list[bytes] = []
     noted: list[bytes] = []
+    taken: list[bytes] = []
+    groups: list[int] = []
 
-    def answer(body: bytes, peer: Peer, now: float) -> Reply:
-        taken.append(body)
+    def note() -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 answered.append(client.recv_multipart(zmq.NOBLOCK)[1])
-        behind = len(taken) - 1 - ANSWERED_FIRST
-        groups = behind // ANSWERED_TOGETHER
-        assert len(answered) == (0 if behind < 0 else ANSWERED_FIRST + groups * ANSWERED_TOGETHER)
-        assert len(noted) == len(answered)
+        assert answered == noted  # all who were noted before, and nobody else
+        groups.append(len(taken) - len(noted))
+        noted.extend(taken[len(noted) :])
+
+    def answer(body: bytes, peer: Peer, now: float) -> Reply:
+        taken.append(body)
         return Reply(body)
 
-    taken: list[bytes] = []
-    serve = request_handler(
-        answer,
-        Limit(1000, "max_message_bytes"),
-        Counter(),
-        lambda *_: None,
-        None,
-        lambda: noted.extend(taken[len(noted) :]),
-    )
+    serve = request_handler(answer, Limit(1000, "max_message_bytes"), Counter(), lambda *_: None, None, note)
     bodies = [b"%d" % number for number in range(asked)]
     for body in bodies:
         client.send_multipart([b"", body])
@@ -627,4 +622,6 @@ def test_the_first_of_a_turn_do_not_wait_for_its_last_and_nobody_is_answered_bef
     assert serve(router, 0.0)
     answered += [client.recv_multipart()[1] for _ in range(asked - len(answered))]
     assert answered == noted == bodies
+    assert groups[0] == min(asked, ANSWERED_FIRST)
+    assert set(groups[1:-1]) <= {ANSWERED_TOGETHER}
     context.destroy(0)

@@ -15,7 +15,8 @@ from tests.wire.players import PlayedManagement
 pytestmark = pytest.mark.usefixtures("logging_kept")
 
 HOST, MANAGEMENT = "127.0.35.1", "127.0.35.9"
-CONFIG = Config(host=HOST).replace(**{"stats.period_s": 0.1})
+CONFIG = Config(host=HOST).replace(**{"stats.period_s": 0.1, "background_nice": 0})
+"""The process is this one, and is not to give way."""
 BATCH = ArrivalBatch({"f": 3, "g": 5}, {"d": [0.5]})
 """Two calls of the DAG d, and what functions ran for them and for one-shot calls."""
 
