@@ -37,7 +37,7 @@ REFERENCES_TIMES: Final = 1.5
 P99_TIMES: Final = 1.5
 CREATE_TIMES: Final = 1.25
 SPREAD_S: Final = 5.0
-FULL: Final = 32
+SATURATING: Final = 32
 """Clients with whom both cores are full: rounds differ by more then than their usual number levels out."""
 
 
@@ -75,7 +75,7 @@ def against_floor(
 ) -> Result:
     """Ours against the floor: calls a second with many clients, latency with one."""
     targets = {"floor": target(FLOOR_IP, SMALL), "ours": target(SMALL_IP, SMALL)}
-    rounds = bench.rounds(clients, targets, 3 if target is CHAIN_10 and clients == FULL else 1)
+    rounds = bench.rounds(clients, targets, 3 if target is CHAIN_10 and clients == SATURATING else 1)
     if not least_share:
         return rounds.result(row, clients, "ours", "floor")
     if clients == 1:
@@ -88,7 +88,7 @@ def against_floor(
 def at_scale(target: Load, bench: Bench, row: str, clients: int) -> Result:
     """A group that knows 3,000 executors, 300 DAGs and 10,000 cached keys, against one with 3, 3 and 0."""
     targets = {"small": target(SMALL_IP, SMALL), "large": target(LARGE_IP, LARGE)}
-    rounds = bench.rounds(clients, targets, 3 if clients == FULL else 1)
+    rounds = bench.rounds(clients, targets, 3 if clients == SATURATING else 1)
     if clients == 1:
         cost = rounds.ratio("p50_ms", "large", "small")
     else:

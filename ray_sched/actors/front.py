@@ -101,8 +101,8 @@ def request_handler(
     """For a ROUTER socket with REQ peers. `handle` returns the reply, or None if it comes later.
 
     What a turn does not get to waits in `backlog`, where there is one, else in the socket. A few replies go
-    out together, after `before_replies`: what these calls came to is kept once for all of
-    them, and ZeroMQ's thread is woken once.
+    out together, after `before_replies`: what these calls came to is kept once for all of them, and ZeroMQ's
+    thread is woken once.
     """
     max_bytes = limit.max_bytes
 

@@ -15,19 +15,12 @@ def forbidden(which: int, who: int, priority: int) -> None:
     raise PermissionError(errno.EPERM, "not here")
 
 
-def test_where_a_sandbox_forbids_to_give_way_the_actor_says_so_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("nice", "says_so"), [(5, True), (0, False)])
+def test_where_a_sandbox_forbids_to_give_way_who_is_to_says_so_and_goes_on(
+    nice: int, says_so: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os, "setpriority", forbidden)
     with caplog.at_level(logging.WARNING):
-        give_way(5)
-    assert "cannot give way" in caplog.text
-
-
-def test_who_is_not_to_give_way_does_not_try(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(os, "setpriority", forbidden)
-    with caplog.at_level(logging.WARNING):
-        give_way(0)
-    assert not caplog.text
+        give_way(nice)
+    assert ("cannot give way" in caplog.text) is says_so
+    assert bool(caplog.text) is says_so
